@@ -1,0 +1,1 @@
+"""What travels over NATS, and how."""

@@ -1,0 +1,74 @@
+"""The one tree of errors.
+
+    HadesError
+    |-- JobInvalid                  a submission breaks the contract; nobody has accepted it
+    |-- QueueError                  a valid job was not accepted
+    |   |-- JobTooLarge             it does not fit into one message
+    |   `-- QueueUnavailable        NATS did not confirm it
+    `-- ExecutorError
+        |-- StepRefused             this step cannot run here, and no further attempt will help
+        |   |-- ImageUnavailable    its image can be neither found nor pulled
+        |   `-- LimitUnsupported    it asks for something this executor cannot enforce
+        `-- InfrastructureError     the machine failed, not the job; another attempt may succeed
+            `-- ExecutorUnavailable this executor can run no job at all at the moment
+
+A step that ran and failed is no error: it is a `StepResult`. An exception of a client library
+becomes one of these in the `errors` room of its executor, with its cause chained.
+"""
+
+
+class HadesError(Exception):
+    """Root of all errors that are ours."""
+
+
+class JobInvalid(HadesError):
+    """A submission breaks the contract. Its text is meant for the person who submitted it."""
+
+    def __init__(self, message: str, field: str = "") -> None:
+        """`field` is the path of what is wrong, like `steps[0].image`; printable ASCII."""
+        super().__init__(message)
+        self.field = field
+
+
+class QueueError(HadesError):
+    """A valid job was not accepted; the client may send it again."""
+
+
+class JobTooLarge(QueueError):
+    """The job does not fit into one message."""
+
+
+class QueueUnavailable(QueueError):
+    """NATS did not confirm that it has the job."""
+
+
+class ExecutorError(HadesError):
+    """Root of what can go wrong while a job is being run."""
+
+
+class StepRefused(ExecutorError):
+    """A step cannot run on this executor. The text is shown as the job's reason."""
+
+
+class ImageUnavailable(StepRefused):
+    """The image of a step can be neither found nor pulled."""
+
+    def __init__(self, image: str, why: str) -> None:
+        super().__init__(
+            f"encountered 1 errors while pulling images: failed to pull image {image}: {why}"
+        )
+
+
+class LimitUnsupported(StepRefused):
+    """A step asks for a limit or a network that this executor cannot enforce."""
+
+    def __init__(self, field: str, why: str) -> None:
+        super().__init__(f"{field} is not supported here: {why}")
+
+
+class InfrastructureError(ExecutorError):
+    """The machine failed, not the job. Another attempt may succeed."""
+
+
+class ExecutorUnavailable(InfrastructureError):
+    """No job can be run here at the moment (daemon down, kernel feature missing)."""

@@ -1,0 +1,119 @@
+"""What a job is: an ordered list of steps, each an image and a script, over one `/shared`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from enum import IntEnum, StrEnum
+from typing import Any
+
+SHARED_DIR = "/shared"
+"""Where all steps of a job see the same directory; also their working directory."""
+
+
+class JobState(StrEnum):
+    """The life of a job, in the words that travel on the wire."""
+
+    QUEUED = "Queued"
+    RUNNING = "Running"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+    STOPPED = "Stopped"
+
+    @property
+    def final(self) -> bool:
+        """Whether a job in this state stays in it."""
+        return self in (JobState.SUCCEEDED, JobState.FAILED, JobState.STOPPED)
+
+
+class Priority(IntEnum):
+    """The three levels of the queue."""
+
+    LOW = 1
+    MEDIUM = 2
+    HIGH = 3
+
+    @classmethod
+    def of(cls, number: int) -> Priority:
+        """The level of a submission's number: 3 and above high, 2 medium, 1 and below low."""
+        return cls(max(cls.LOW, min(cls.HIGH, number)))
+
+    @property
+    def label(self) -> str:
+        """`high`, `medium` or `low`."""
+        return self.name.lower()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Step:
+    """One container's worth of work."""
+
+    id: int = 0
+    """Cosmetic number of the client's; the order of the list is what counts."""
+    name: str = ""
+    image: str
+    script: str = ""
+    """Run by the image's shell; empty: the image's own entrypoint and command."""
+    continue_on_error: bool = False
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    """The step's own environment."""
+    cpu_limit: int = 0
+    """Whole cores; 0: no limit."""
+    memory_limit: int = 0
+    """Bytes; 0: no limit."""
+    memory_swap: int = 0
+    """Bytes of memory and swap together; 0: the executor's default."""
+    pids_limit: int = 0
+    """Processes; 0: no limit."""
+    network: str = ""
+    """`none`, `bridge`, `default` or the name of a network; empty: the executor's default."""
+
+    @property
+    def label(self) -> str:
+        """How messages call the step: its name, else its number."""
+        return self.name or str(self.id)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """What was submitted, checked and numbered."""
+
+    id: str
+    """UUID in its canonical text form."""
+    name: str
+    priority: int = int(Priority.HIGH)
+    timestamp: str = "0001-01-01T00:00:00Z"
+    """RFC 3339, as the client wrote it."""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    """Environment of every step."""
+    steps: tuple[Step, ...]
+    callback_url: str = ""
+    timeout_seconds: int = 0
+    """For the whole job, from Running on; 0: none."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types, for the queue; `from_dict` is the inverse."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Job:
+        """Raises TypeError or KeyError when `data` did not come from `to_dict`."""
+        fields = dict(data)
+        steps = tuple(Step(**step) for step in fields.pop("steps"))
+        return cls(**fields, steps=steps)
+
+
+def environment(job: Job, step: Step) -> dict[str, str]:
+    """What the step finds in its environment on top of its image's own.
+
+    Later wins: the job's metadata, the injected priority, the step's metadata, `UUID`, `JOB_NAME`.
+    """
+    level = Priority.of(job.priority)
+    return {
+        **job.metadata,
+        "hades.tum.de/priority": str(int(level)),
+        "hades.tum.de/priorityName": level.label,
+        **step.metadata,
+        "UUID": job.id,
+        "JOB_NAME": job.name,
+    }

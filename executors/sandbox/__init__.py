@@ -1,0 +1,10 @@
+"""Runs a job's steps without any daemon: images unpacked on disk, processes in namespaces.
+
+The images of a step are had and unpacked here, in this order:
+
+    references                  what `alpine` means: docker.io/library/alpine:latest
+    images                      ImageStore.get(reference): unpacked, pulled when it isn't there
+    registry_client, archives   where it comes from: a Bundle of config and layers
+    manifests, blobs            the JSON between them; digests, decompression and its limits
+    layers (tars, tree)         layers -> one root file system; trusts nothing an archive says
+"""
