@@ -1,0 +1,188 @@
+"""What a submission of the right shape must keep to, beyond its shape.
+
+`seed_rules` are the rules of the first Hades, in its order and with its texts; `limits` are what
+this one refuses on top, because it could only fail later. No text quotes a value: it may be a
+secret.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import SplitResult, urlsplit
+
+MAX_INT64 = 2**63 - 1
+MAX_NANO = MAX_INT64 // 10**9
+"""The most seconds, and cores, whose billionth parts can be counted in 64 bits."""
+MAX_STRING = 128 * 1024 - 1
+"""Bytes of the longest argument, or `NAME=value`, that the kernel hands to a program."""
+
+_SIZE = re.compile(r"([0-9]{1,20})([GgMm])")
+_UNITS = {"m": 1024**2, "g": 1024**3}
+_NETWORK = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_./-]{1,64}")
+_NOT_IN_URLS = re.compile(r"[\x00-\x20\x7f\\^`{|}]")
+_BROKEN_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
+
+Shaped = Mapping[str, Any]
+"""A job or a step as the marshmallow schema leaves it: every field there, and of its type."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One field that is wrong."""
+
+    path: str
+    """Like `steps[0].image`; printable ASCII."""
+    text: str
+
+
+def parse_size(text: str) -> int:
+    """Bytes of `512m` or `2G` (units of 1024); empty: 0. Raises ValueError, also past 64 bits."""
+    if not text:
+        return 0
+    match = _SIZE.fullmatch(text)
+    if match is None:
+        raise ValueError("not a size: write a whole number and the unit m or g, like 512m")
+    size = int(match[1]) * _UNITS[match[2].lower()]
+    if size > MAX_INT64:
+        raise ValueError("not a size: it exceeds 64 bits")
+    return size
+
+
+def name_path(path: str, name: str) -> str:
+    """The path of one name in a metadata map; names that are no plain words are quoted and cut."""
+    if _PLAIN_NAME.fullmatch(name):
+        return f"{path}.{name}"
+    return f"{path}[{json.dumps(name[:64])}]"
+
+
+# --- the rules of the first Hades ----------------------------------------------------------------
+
+
+def seed_rules(job: Shaped) -> Iterator[Problem]:
+    """The texts are whole sentences; only the first is ever told."""
+    if not job["name"]:
+        yield Problem("name", '"name" is required')
+    if job["timeout_seconds"] < 0:
+        yield Problem("timeout_seconds", "timeout_seconds cannot be negative")
+    if job["timeout_seconds"] > MAX_NANO:
+        yield Problem("timeout_seconds", f"timeout_seconds must not exceed {MAX_NANO}")
+    for index, step in enumerate(job["steps"]):
+        for problem in _step_rules(step):
+            yield Problem(f"steps[{index}].{problem.path}", problem.text)
+    if job["callback_url"]:
+        wrong = _wrong_with_url(job["callback_url"])
+        if wrong:
+            yield Problem("callback_url", f"Invalid callback_url: callback URL {wrong}")
+
+
+def _step_rules(step: Shaped) -> Iterator[Problem]:
+    yield from _memory_rules(step)
+    if step["pids_limit"] < 0:
+        yield Problem("pids_limit", "pids_limit cannot be negative")
+    if step["network"] and not _NETWORK.fullmatch(step["network"]):
+        modes = "none, bridge, host, default, or a valid network name"
+        yield Problem("network", f"invalid network mode: must be {modes}")
+
+
+def _memory_rules(step: Shaped) -> Iterator[Problem]:
+    try:
+        memory = parse_size(step["memory_limit"])
+    except ValueError:
+        yield Problem("memory_limit", "Failed to parse RAM limit")
+        return
+    try:
+        swap = parse_size(step["memory_swap"])
+    except ValueError:
+        yield Problem("memory_swap", "Failed to parse memory_swap limit")
+        return
+    if step["memory_swap"] and not memory:
+        yield Problem("memory_swap", "memory_swap requires memory_limit to be set")
+    elif step["memory_swap"] and swap < memory:
+        yield Problem("memory_swap", "memory_swap must be greater than or equal to memory_limit")
+
+
+def _wrong_with_url(text: str) -> str:
+    try:
+        url = urlsplit(text)
+        host, _ = url.hostname, url.port
+    except ValueError:
+        return "is not parseable"
+    if not _parseable(text, url):
+        return "is not parseable"
+    if not url.scheme:
+        return "must be absolute"
+    if url.scheme not in ("http", "https"):
+        return "scheme must be http or https"
+    return "" if host else "must include a host"
+
+
+def _parseable(text: str, url: SplitResult) -> bool:
+    if _NOT_IN_URLS.search(text) or _BROKEN_ESCAPE.search(text.partition("?")[0]):
+        return False
+    return bool(url.scheme) or ":" not in text.partition("/")[0]
+
+
+# --- what this Hades refuses on top --------------------------------------------------------------
+
+
+def limits(job: Shaped) -> Iterator[Problem]:
+    """The texts follow the path of their field."""
+    if job["name"].isspace():
+        yield Problem("name", "must not be blank")
+    yield from _strings("name", job["name"], taken=len("JOB_NAME="))
+    yield from _strings("callback_url", job["callback_url"])
+    yield from _environment("metadata", job["metadata"])
+    if not job["steps"]:
+        yield Problem("steps", "is required: a job has at least one step")
+    for index, step in enumerate(job["steps"]):
+        yield from _step_limits(f"steps[{index}].", step)
+
+
+def _step_limits(path: str, step: Shaped) -> Iterator[Problem]:
+    if not step["image"].strip():
+        yield Problem(f"{path}image", "is required")
+    for name in ("name", "image", "script"):
+        yield from _strings(path + name, step[name])
+    yield from _environment(f"{path}metadata", step["metadata"])
+    if step["cpu_limit"] > MAX_NANO:
+        yield Problem(f"{path}cpu_limit", f"must not exceed {MAX_NANO}")
+    if step["network"].lower() == "host":
+        yield Problem(f"{path}network:", "host is not allowed")
+
+
+def _environment(path: str, metadata: Mapping[str, str]) -> Iterator[Problem]:
+    for name, value in metadata.items():
+        own = name_path(path, name)
+        if not name or "=" in name:
+            yield Problem(own, "has a name that is empty or contains =")
+        for text in (name, value):
+            taken = len(name.encode(errors="replace")) + 1 if text is value else 0
+            yield from _strings(own, text, taken=taken)
+
+
+def _strings(path: str, text: str, *, taken: int = 0) -> Iterator[Problem]:
+    """`taken`: bytes of the kernel's limit that are not for `text`."""
+    for wrong, what in _WRONG_STRINGS:
+        if wrong(text):
+            yield Problem(path, what)
+    if len(text.encode(errors="replace")) + taken > MAX_STRING:
+        yield Problem(path, f"is too large: the limit is {MAX_STRING} bytes")
+
+
+def _lonely(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
+_WRONG_STRINGS: tuple[tuple[Callable[[str], bool], str], ...] = (
+    (lambda text: "\0" in text, "must not contain NUL characters"),
+    (_lonely, "must be valid Unicode, without lone surrogates"),
+)

@@ -1,0 +1,1 @@
+"""The processes that run jobs: the Dramatiq worker and, later, the Kubernetes operator."""
