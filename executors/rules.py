@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
@@ -24,7 +24,9 @@ _SIZE = re.compile(r"([0-9]{1,20})([GgMm])")
 _UNITS = {"m": 1024**2, "g": 1024**3}
 _NETWORK = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_./-]{1,64}")
-_NOT_IN_URLS = re.compile(r"[\x00-\x20\x7f\\^`{|}]")
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_NOT_IN_HOSTS = re.compile(r"[\s\\^`{|}]")
 _BROKEN_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 Shaped = Mapping[str, Any]
@@ -38,6 +40,7 @@ class Problem:
     path: str
     """Like `steps[0].image`; printable ASCII."""
     text: str
+    """A sentence for the person who submitted the job."""
 
 
 def parse_size(text: str) -> int:
@@ -64,9 +67,9 @@ def name_path(path: str, name: str) -> str:
 
 
 def seed_rules(job: Shaped) -> Iterator[Problem]:
-    """The texts are whole sentences; only the first is ever told."""
+    """Only the first is ever told."""
     if not job["name"]:
-        yield Problem("name", '"name" is required')
+        yield Problem("name", 'Invalid request payload: "name" is required')
     if job["timeout_seconds"] < 0:
         yield Problem("timeout_seconds", "timeout_seconds cannot be negative")
     if job["timeout_seconds"] > MAX_NANO:
@@ -122,7 +125,9 @@ def _wrong_with_url(text: str) -> str:
 
 
 def _parseable(text: str, url: SplitResult) -> bool:
-    if _NOT_IN_URLS.search(text) or _BROKEN_ESCAPE.search(text.partition("?")[0]):
+    if text.startswith(" ") or _CONTROL.search(text) or _NOT_IN_HOSTS.search(url.netloc):
+        return False
+    if _BROKEN_ESCAPE.search(text.partition("?")[0]):
         return False
     return bool(url.scheme) or ":" not in text.partition("/")[0]
 
@@ -131,58 +136,56 @@ def _parseable(text: str, url: SplitResult) -> bool:
 
 
 def limits(job: Shaped) -> Iterator[Problem]:
-    """The texts follow the path of their field."""
+    """All of them are told."""
     if job["name"].isspace():
-        yield Problem("name", "must not be blank")
-    yield from _strings("name", job["name"], taken=len("JOB_NAME="))
-    yield from _strings("callback_url", job["callback_url"])
+        yield _on("name", "must not be blank")
+    yield from _string("name", job["name"], taken=len("JOB_NAME="))
     yield from _environment("metadata", job["metadata"])
     if not job["steps"]:
-        yield Problem("steps", "is required: a job has at least one step")
+        yield _on("steps", "is required: a job has at least one step")
     for index, step in enumerate(job["steps"]):
-        yield from _step_limits(f"steps[{index}].", step)
+        yield from _step_limits(f"steps[{index}]", step)
+    yield from _characters("callback_url", job["callback_url"])
 
 
 def _step_limits(path: str, step: Shaped) -> Iterator[Problem]:
     if not step["image"].strip():
-        yield Problem(f"{path}image", "is required")
+        yield _on(f"{path}.image", "is required")
     for name in ("name", "image", "script"):
-        yield from _strings(path + name, step[name])
-    yield from _environment(f"{path}metadata", step["metadata"])
+        yield from _string(f"{path}.{name}", step[name])
+    yield from _environment(f"{path}.metadata", step["metadata"])
     if step["cpu_limit"] > MAX_NANO:
-        yield Problem(f"{path}cpu_limit", f"must not exceed {MAX_NANO}")
+        yield _on(f"{path}.cpu_limit", f"must not exceed {MAX_NANO}")
     if step["network"].lower() == "host":
-        yield Problem(f"{path}network:", "host is not allowed")
+        yield Problem(f"{path}.network", f"{path}.network: host is not allowed")
 
 
 def _environment(path: str, metadata: Mapping[str, str]) -> Iterator[Problem]:
     for name, value in metadata.items():
         own = name_path(path, name)
         if not name or "=" in name:
-            yield Problem(own, "has a name that is empty or contains =")
-        for text in (name, value):
-            taken = len(name.encode(errors="replace")) + 1 if text is value else 0
-            yield from _strings(own, text, taken=taken)
+            yield _on(own, "has a name that is empty or contains =")
+        yield from _characters(own, name)
+        yield from _string(own, value, taken=_size(name) + len("="))
 
 
-def _strings(path: str, text: str, *, taken: int = 0) -> Iterator[Problem]:
+def _string(path: str, text: str, *, taken: int = 0) -> Iterator[Problem]:
     """`taken`: bytes of the kernel's limit that are not for `text`."""
-    for wrong, what in _WRONG_STRINGS:
-        if wrong(text):
-            yield Problem(path, what)
-    if len(text.encode(errors="replace")) + taken > MAX_STRING:
-        yield Problem(path, f"is too large: the limit is {MAX_STRING} bytes")
+    yield from _characters(path, text)
+    if _size(text) + taken > MAX_STRING:
+        yield _on(path, f"is too large: the limit is {MAX_STRING - taken} bytes")
 
 
-def _lonely(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return True
-    return False
+def _characters(path: str, text: str) -> Iterator[Problem]:
+    if "\0" in text:
+        yield _on(path, "must not contain NUL characters")
+    if _SURROGATE.search(text):
+        yield _on(path, "must be valid Unicode, without lone surrogates")
 
 
-_WRONG_STRINGS: tuple[tuple[Callable[[str], bool], str], ...] = (
-    (lambda text: "\0" in text, "must not contain NUL characters"),
-    (_lonely, "must be valid Unicode, without lone surrogates"),
-)
+def _size(text: str) -> int:
+    return len(text.encode(errors="replace"))
+
+
+def _on(path: str, what: str) -> Problem:
+    return Problem(path, f"{path} {what}")

@@ -1,94 +1,108 @@
-"""From a submission to a `Job`, or to a `JobInvalid` that says which field is wrong.
+"""From a submission to a `Job`, or to a `JobInvalid` that says which fields are wrong.
 
-    load_job(data, job_id=...)      shape (the marshmallow schema), then rules, then limits
+    load_job(data, job_id=...)      shape, then the first Hades' rules, then our own limits
 
-The shape and the rules, their order and their texts are those that clients of the first Hades
-know; the limits are what this one refuses on top. Names of fields are matched in any case, null
-means the default, unknown fields are ignored. No text ever quotes a value: it may be a secret.
+The schemas below are the shape: names of fields are matched in any case, null means the default,
+unknown fields are ignored, and no value is converted. What goes beyond is in `rules`.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
-from urllib.parse import SplitResult, urlsplit
+from uuid import UUID
 
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, pre_load
 from marshmallow.validate import Range
 
 from executors.errors import JobInvalid
 from executors.job import Job, Priority, Step
+from executors.rules import MAX_INT64, Problem, limits, name_path, parse_size, seed_rules
 
-MAX_INT64 = 2**63 - 1
+__all__ = ["MAX_STEPS", "load_job", "parse_size"]
+
 MAX_STEPS = 100
-MAX_STRING = 128 * 1024 - 1
-"""Bytes of one argument or one environment string that the kernel hands to a program."""
-MAX_SECONDS = MAX_INT64 // 10**9
-"""The longest timeout that fits into 64 bits of nanoseconds; for cores of CPU alike."""
 
-_MAX_NAMED = 10  # problems that one answer lists
-_SIZE = re.compile(r"([0-9]{1,20})([GgMm])")
-_SIZE_UNITS = {"m": 1024**2, "g": 1024**3}
-_NETWORK = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
+_MAX_TOLD = 10  # problems that one answer lists
+_ALIASES = {"continueonerror": "continue_on_error"}
 _TIME = re.compile(
-    r"([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2})(\.[0-9]+)?"
-    r"(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])"
+    r"([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2})(?:\.[0-9]+)?"
+    r"(?:Z|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])"
 )
-_PLAIN_KEY = re.compile(r"[A-Za-z0-9_./-]{1,64}")
-
-
-def parse_size(text: str) -> int:
-    """Bytes of `512m` or `2G` (units of 1024); empty: 0. Raises ValueError, also past int64."""
-    if not text:
-        return 0
-    match = _SIZE.fullmatch(text)
-    if match is None:
-        raise ValueError("not a size: write a whole number and the unit m or g, like 512m")
-    size = int(match[1]) * _SIZE_UNITS[match[2].lower()]
-    if size > MAX_INT64:
-        raise ValueError("not a size: it exceeds 64 bits")
-    return size
 
 
 def load_job(data: object, *, job_id: str) -> Job:
     """The job that `data`, decoded JSON, describes. Raises JobInvalid, with the fields' paths."""
     if not isinstance(data, Mapping):
         raise JobInvalid("Invalid JSON body: expected an object")
-    shaped = _shape(data)
-    for wrong in _seed_rules(shaped):
-        text = wrong.text if wrong.field in wrong.text else f"{wrong.text} ({wrong.field})"
-        raise JobInvalid(text, wrong.field)
-    _refuse("Invalid request payload: ", list(_limits(shaped)))
-    steps = tuple(_step(step) for step in shaped.pop("steps"))
+    try:
+        shaped: dict[str, Any] = _SHAPE.load(data)
+    except ValidationError as error:
+        _refuse("Invalid JSON body", list(_flatten("", error.messages)))
+        raise
+    for first in seed_rules(shaped):
+        told = first.text if first.path in first.text else f"{first.text} ({first.path})"
+        raise JobInvalid(told, first.path)
+    _refuse("Invalid request payload", list(limits(shaped)))
+    steps = tuple(_step(step) for step in shaped["steps"])
     return Job(**{**shaped, "id": job_id, "steps": steps})
 
 
-@dataclass(frozen=True, slots=True)
-class _Wrong:
-    field: str
-    text: str
+def _step(shaped: Mapping[str, Any]) -> Step:
+    sizes = {name: parse_size(shaped[name]) for name in ("memory_limit", "memory_swap")}
+    return Step(**{**shaped, **sizes})
 
 
-def _refuse(prefix: str, problems: list[_Wrong]) -> None:
+def _refuse(prefix: str, problems: list[Problem]) -> None:
     """Raises JobInvalid when there are any."""
     if not problems:
         return
-    named = problems[:_MAX_NAMED]
-    texts = [f"{wrong.field} {wrong.text}" for wrong in named]
-    if len(problems) > len(named):
-        texts.append(f"and {len(problems) - len(named)} more")
-    raise JobInvalid(prefix + "; ".join(texts), ", ".join(wrong.field for wrong in named))
+    told = problems[:_MAX_TOLD]
+    texts = [problem.text for problem in told]
+    if len(problems) > len(told):
+        texts.append(f"and {len(problems) - len(told)} more")
+    paths = dict.fromkeys(problem.path for problem in told)
+    raise JobInvalid(f"{prefix}: {'; '.join(texts)}", ", ".join(paths))
 
 
-# --- shape ---------------------------------------------------------------------------------------
+def _flatten(path: str, messages: Any) -> Iterator[Problem]:
+    """From marshmallow's nested messages to one for each path."""
+    if isinstance(messages, list):
+        yield from (Problem(path, f"{path} {message}") for message in messages)
+        return
+    for key, inner in messages.items():
+        yield from _flatten(_join(path, key), inner)
+
+
+def _join(path: str, key: object) -> str:
+    if isinstance(key, int):
+        return f"{path}[{key}]"
+    if key == "_schema":
+        return path
+    return name_path(path, str(key)) if path else str(key)
+
+
+# --- the shape -----------------------------------------------------------------------------------
 
 
 class _Text(fields.String):
     default_error_messages = {"invalid": "must be a string"}
+
+
+class _Number(fields.Integer):
+    """A whole number of 64 bits, not below `least`; no float, no boolean, no string of digits."""
+
+    def __init__(self, *, least: int = -MAX_INT64 - 1, load_default: int = 0) -> None:
+        what = "must be a whole number" + (" not below 0" if least == 0 else "")
+        limits = Range(least, MAX_INT64, error=f"{what} of at most 64 bits")
+        super().__init__(
+            strict=True,
+            load_default=load_default,
+            validate=limits,
+            error_messages={"invalid": what, "too_large": what},
+        )
 
 
 class _Flag(fields.Boolean):
@@ -98,23 +112,30 @@ class _Flag(fields.Boolean):
         return value
 
 
-class _Number(fields.Integer):
-    """A whole number of 64 bits, not below `least`; no float, no boolean, no digits in a string."""
-
-    default_error_messages = {"invalid": "must be a whole number"}
-
-    def __init__(self, *, least: int = -MAX_INT64 - 1, load_default: int = 0) -> None:
-        error = "must be a whole number" + (", 0 or more," if least == 0 else "") + " of 64 bits"
-        limits = Range(least, MAX_INT64, error=error)
-        super().__init__(strict=True, load_default=load_default, validate=limits)
+class _Uuid(fields.String):
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
+        try:
+            return str(UUID(value))
+        except (AttributeError, TypeError, ValueError):
+            raise ValidationError("must be a UUID") from None
 
 
-class _Environment(fields.Field):  # type: ignore[type-arg]  # generic only in later versions
+class _Time(fields.String):
+    """RFC 3339; kept as it is written, with all the digits of its second."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
+        match = _TIME.fullmatch(value) if isinstance(value, str) else None
+        try:
+            datetime.fromisoformat(match[1] if match else "")
+        except ValueError:
+            raise ValidationError("must be a time like 2026-01-31T12:00:00Z") from None
+        return str(value)
+
+
+class _Environment(fields.Raw):
     """Names to strings; null is the empty string."""
 
-    def _deserialize(
-        self, value: Any, attr: str | None, data: Any, **kwargs: Any
-    ) -> dict[str, str]:
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
         if not isinstance(value, Mapping):
             raise ValidationError("must be an object")
         strings = {key: "" if text is None else text for key, text in value.items()}
@@ -122,6 +143,19 @@ class _Environment(fields.Field):  # type: ignore[type-arg]  # generic only in l
         if wrong:
             raise ValidationError({key: ["must be a string"] for key in wrong})
         return strings
+
+
+class _Steps(fields.List):  # type: ignore[type-arg]  # generic for type checkers alone
+    """A step that is null is one without fields."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> list[Any]:
+        if not isinstance(value, list):
+            raise ValidationError("must be a list")
+        if len(value) > MAX_STEPS:  # before they are looked at
+            text = f"Invalid request payload: steps must not have more than {MAX_STEPS} entries"
+            raise JobInvalid(text, "steps")
+        filled = [{} if step is None else step for step in value]
+        return super()._deserialize(filled, attr, data, **kwargs)
 
 
 class _Object(Schema):
@@ -132,14 +166,11 @@ class _Object(Schema):
 
     @pre_load
     def fold(self, data: Any, **_: Any) -> Any:
-        """Names of fields in any case, the last of equal ones wins; null leaves the default."""
+        """Names in any case, of which the last wins; a null is as good as nothing."""
         if not isinstance(data, Mapping):
-            return {} if data is None else data
-        named = ((str(key).casefold(), value) for key, value in data.items())
-        return {_ALIASES.get(key, key): value for key, value in named if value is not None}
-
-
-_ALIASES = {"continueonerror": "continue_on_error"}
+            return data
+        folded = ((str(key).casefold(), value) for key, value in data.items())
+        return {_ALIASES.get(key, key): value for key, value in folded if value is not None}
 
 
 class _StepShape(_Object):
@@ -157,20 +188,14 @@ class _StepShape(_Object):
 
 
 class _JobShape(_Object):
-    id = fields.UUID(error_messages={"invalid_uuid": "must be a UUID"})
+    id = _Uuid()
     name = _Text(load_default="")
     priority = _Number(load_default=int(Priority.HIGH))
-    timestamp = _Text(load_default="0001-01-01T00:00:00Z")
+    timestamp = _Time(load_default="0001-01-01T00:00:00Z")
     metadata = _Environment(load_default=dict)
-    steps = fields.List(
-        fields.Nested(_StepShape),
-        load_default=list,
-        error_messages={"invalid": "must be a list"},
-    )
+    steps = _Steps(fields.Nested(_StepShape), load_default=list)
     callback_url = _Text(load_default="")
     timeout_seconds = _Number()
 
-    @pre_load
-    def fill_steps(self, data: Any, **_: Any) -> Any:
-        """A step that is null is one without fields."""
-        return data
+
+_SHAPE = _JobShape()  # holds nothing of what it loads: one serves all threads

@@ -12,6 +12,7 @@ from dotenv import dotenv_values
 from environs import Env
 
 from app.cli_settings import CliSettings
+from app.settings import ApiSettings, LogsSettings
 from executors.settings import ExecutorSettings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -156,6 +157,8 @@ def test_the_example_environment_holds_the_defaults(monkeypatch: pytest.MonkeyPa
         monkeypatch.setenv(name, value or "")
 
     assert CliSettings.from_env(Env()) == CliSettings()
+    assert ApiSettings.from_env(Env()) == ApiSettings()
+    assert LogsSettings.from_env(Env()) == LogsSettings()
     assert ExecutorSettings.from_env(Env()) == ExecutorSettings()
 
 

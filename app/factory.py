@@ -1,0 +1,47 @@
+"""Puts the web applications together: from their collaborators, or from the environment."""
+
+from __future__ import annotations
+
+import logging
+
+from environs import Env
+from flask import Flask
+
+from app.auth import require_key
+from app.build import Queue, build_blueprint
+from app.errors import add_error_handlers
+from app.headers import add_headers
+from app.health import health
+from app.settings import ApiSettings
+
+
+def create_api(queue: Queue, settings: ApiSettings) -> Flask:
+    """The HTTP API, putting its jobs on `queue`."""
+    app = Flask("hades-api", static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
+    app.url_map.merge_slashes = False
+    add_headers(app)
+    add_error_handlers(app)
+    build = build_blueprint(queue)
+    require_key(build, settings.auth_key)
+    app.register_blueprint(build)
+    app.register_blueprint(health)
+    return app
+
+
+def api() -> Flask:
+    """For gunicorn: `app.factory:api()`. Raises environs.EnvError, or QueueUnavailable."""
+    from brokers.queue import open_queue
+    from brokers.settings import NatsSettings
+
+    env = Env()
+    settings = ApiSettings.from_env(env)
+    log_to_stderr(debug=settings.debug)
+    return create_api(open_queue(NatsSettings.from_env(env)), settings)
+
+
+def log_to_stderr(*, debug: bool) -> None:
+    """Debug messages are only our own: those of libraries may quote what they handle."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    for room in ("app", "brokers"):
+        logging.getLogger(room).setLevel(logging.DEBUG if debug else logging.INFO)

@@ -1,0 +1,234 @@
+"""One NATS connection for all threads of a process.
+
+nats-py lives on an event loop; the loop lives in a daemon thread that belongs to nobody's actor, so
+heartbeats go on while actors compute. `run` brings a coroutine there and its result back. The
+connection is opened by its first use and reconnects for ever; a forked child opens its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import ssl
+import threading
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from time import monotonic
+from typing import Any, TypeVar
+
+import nats
+from nats.aio.client import Client
+from nats.js import JetStreamContext
+
+from .errors import ConnectionClosed, ConnectionFailed, translated
+
+T = TypeVar("T")
+
+REQUEST_SECONDS = 3.0
+"""How long one request to the server may take before it is repeated or given up."""
+RECONNECT_SECONDS = 0.25
+"""Between two rounds over the servers while none answers; jittered by up to as much again."""
+
+_LONGEST_WAIT = 3600.0
+
+log = logging.getLogger(__name__)
+
+
+class NatsConnection:
+    """Opened lazily, shared by everything in a process that speaks to NATS.
+
+    `connect_timeout` is in seconds. User and password are used only when both are given.
+    """
+
+    def __init__(
+        self,
+        servers: str | Sequence[str] = "nats://localhost:4222",
+        *,
+        name: str = "dramatiq",
+        user: str | None = None,
+        password: str | None = None,
+        tls: ssl.SSLContext | None = None,
+        connect_timeout: float = 10.0,
+    ) -> None:
+        self.servers = [servers] if isinstance(servers, str) else list(servers)
+        self._options: dict[str, Any] = {"name": name, "tls": tls}
+        if user and password:
+            self._options.update(user=user, password=password)
+        self._connect_timeout = connect_timeout
+        self._lock = threading.Lock()
+        self._reset()
+
+    def _reset(self) -> None:
+        self._pid = os.getpid()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._client: Client | None = None
+        self._reconnected: list[Callable[[], None]] = []
+        self._up = asyncio.Event()
+
+    @property
+    def client(self) -> Client:
+        """The nats-py client, connected at least once. Use it on the loop only.
+
+        Raises ConnectionFailed.
+        """
+        with self._lock:
+            if self._pid != os.getpid():
+                self._reset()
+            if self._client is None:
+                self._client = self._open()
+            return self._client
+
+    @property
+    def jetstream(self) -> JetStreamContext:
+        """JetStream on that client."""
+        return self.client.jetstream(timeout=REQUEST_SECONDS)
+
+    @property
+    def connected(self) -> bool:
+        """Whether a server answers at the moment; opens nothing."""
+        return self._client is not None and bool(self._client.is_connected)
+
+    def _open(self) -> Client:
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            threading.Thread(target=self._loop.run_forever, name="nats", daemon=True).start()
+        future = asyncio.run_coroutine_threadsafe(self._connect(), self._loop)
+        try:
+            return future.result(self._connect_timeout + 5)
+        except Exception as error:
+            future.cancel()
+            raise ConnectionFailed(f"no NATS server at {', '.join(self._safe())}") from error
+
+    def _safe(self) -> list[str]:
+        return [server.rsplit("@", 1)[-1] for server in self.servers]
+
+    async def _connect(self) -> Client:
+        client = Client()
+        try:
+            await asyncio.wait_for(
+                client.connect(
+                    servers=self.servers,
+                    max_reconnect_attempts=-1,
+                    reconnect_time_wait=RECONNECT_SECONDS * (1 + random.random()),
+                    connect_timeout=2,
+                    ping_interval=10,
+                    max_outstanding_pings=2,
+                    disconnected_cb=self._on_disconnected,
+                    reconnected_cb=self._on_reconnected,
+                    error_cb=_on_error,
+                    **{key: value for key, value in self._options.items() if value is not None},
+                ),
+                self._connect_timeout,
+            )
+        except BaseException:
+            await client.close()
+            raise
+        return client
+
+    async def _on_disconnected(self) -> None:
+        log.warning("NATS connection lost, reconnecting")
+
+    async def _on_reconnected(self) -> None:
+        log.info("NATS connection is back")
+        self._up.set()
+        for callback in list(self._reconnected):
+            callback()
+
+    def on_reconnect(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call `callback` on the loop after each reconnect; returns what takes it off again."""
+        self._reconnected.append(callback)
+        return lambda: self._reconnected.remove(callback)
+
+    def run(self, coroutine: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
+        """Run `coroutine` on the loop and wait for it, `timeout` seconds at most.
+
+        Raises the errors of `brokers.nats.errors`.
+        """
+        future = self.spawn(coroutine)
+        with translated():
+            try:
+                return future.result(timeout)
+            except BaseException:
+                future.cancel()
+                raise
+
+    def spawn(self, coroutine: Coroutine[Any, Any, T]) -> Any:
+        """Start `coroutine` on the loop; returns a `concurrent.futures.Future`."""
+        try:
+            self.client  # noqa: B018 - opens the connection
+        except BaseException:
+            coroutine.close()
+            raise
+        assert self._loop is not None
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+
+    def call_soon(self, callback: Callable[..., object], *args: object) -> None:
+        """Call back on the loop, in the order of the calls."""
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(callback, *args)
+
+    def patiently(self, attempt: Callable[[], Coroutine[Any, Any, T]], patience: float) -> T:
+        """Run `attempt()` until it gets through, for `patience` seconds of NATS being away.
+
+        What it does must bear repetition (a message id, an expected revision). Raises
+        ConnectionClosed when patience is up, and at once what JetStream refuses.
+        """
+        deadline = monotonic() + patience
+        while True:
+            remaining = deadline - monotonic()
+            try:
+                return self.run(self._when_connected(attempt, remaining))
+            except ConnectionClosed:
+                if monotonic() >= deadline:
+                    raise
+
+    async def _when_connected(self, attempt: Callable[[], Awaitable[T]], patience: float) -> T:
+        """Never hands a request to a broken connection: nats-py would send it later all the same."""
+        if not self.client.is_connected:
+            self._up.clear()
+            await asyncio.wait_for(self._up.wait(), min(max(patience, 0.0), _LONGEST_WAIT))
+        try:
+            return await attempt()
+        except (nats.errors.NoRespondersError, nats.js.errors.NoStreamResponseError) as error:
+            await asyncio.sleep(0.1)  # the server is up, JetStream is not yet
+            raise ConnectionClosed("JetStream does not answer yet") from error
+
+    def publish(
+        self,
+        subject: str,
+        payload: bytes,
+        *,
+        headers: Mapping[str, str] | None = None,
+        message_id: str | None = None,
+        patience: float = 10.0,
+    ) -> int:
+        """Store one message; returns its sequence in the stream when the server has confirmed it.
+
+        `message_id` makes repetition harmless; without one, `headers` must (an expected revision).
+        """
+        head = dict(headers or {})
+        if message_id is not None:
+            head["Nats-Msg-Id"] = message_id
+
+        async def attempt() -> int:
+            ack = await self.jetstream.publish(subject, payload, headers=head or None)
+            return int(ack.seq)
+
+        return self.patiently(attempt, patience)
+
+    def close(self) -> None:
+        """Close the connection and end its thread. Idempotent."""
+        with self._lock:
+            client, loop, ours = self._client, self._loop, self._pid == os.getpid()
+            self._reset()
+        if loop is None or not ours:
+            return
+        if client is not None:
+            future = asyncio.run_coroutine_threadsafe(client.close(), loop)
+            future.result(REQUEST_SECONDS)
+        loop.call_soon_threadsafe(loop.stop)
+
+
+async def _on_error(error: Exception) -> None:
+    log.debug("NATS client: %r", error)

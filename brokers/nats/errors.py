@@ -1,0 +1,71 @@
+"""What can go wrong between Dramatiq and NATS.
+
+    dramatiq.errors.BrokerError
+    |-- BrokerConnectionError
+    |   |-- ConnectionFailed     no server could be reached
+    |   `-- ConnectionClosed     it was reached once, and does not answer now
+    |-- MessageTooLarge          larger than the server's max_payload; never sent
+    |-- JetStreamError           JetStream refused a request
+    `-- DeliveryLimitExceeded    given to a message that was delivered too often
+
+The client library's exceptions become one of these in `translated`, with their cause chained.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import nats.errors
+import nats.js.errors
+from dramatiq.errors import BrokerError, ConnectionClosed, ConnectionFailed
+
+__all__ = [
+    "ConnectionClosed",
+    "ConnectionFailed",
+    "DeliveryLimitExceeded",
+    "JetStreamError",
+    "MessageTooLarge",
+    "RevisionConflict",
+    "translated",
+]
+
+_WRONG_LAST_SEQUENCE = (10071, 10164)
+
+
+class MessageTooLarge(BrokerError):  # type: ignore[misc]
+    """The message is larger than the server's max_payload. It was not sent."""
+
+
+class JetStreamError(BrokerError):  # type: ignore[misc]
+    """JetStream refused a request; the text is the server's."""
+
+
+class RevisionConflict(JetStreamError):
+    """Somebody else has written since the revision that this write expected."""
+
+
+class DeliveryLimitExceeded(BrokerError):  # type: ignore[misc]
+    """The message was delivered more often than allowed without being acknowledged."""
+
+    def __init__(self, deliveries: int, limit: int) -> None:
+        super().__init__(f"delivered {deliveries} times without completing (limit {limit})")
+        self.deliveries = deliveries
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Raise the client library's exceptions as this module's."""
+    try:
+        yield
+    except nats.errors.MaxPayloadError as error:
+        raise MessageTooLarge("larger than the server's max_payload") from error
+    except nats.js.errors.APIError as error:
+        if error.err_code in _WRONG_LAST_SEQUENCE:
+            raise RevisionConflict(str(error.description)) from error
+        if isinstance(error, nats.js.errors.ServiceUnavailableError):
+            raise ConnectionClosed(str(error.description)) from error
+        raise JetStreamError(f"{error.description} ({error.err_code})") from error
+    except (nats.errors.Error, asyncio.TimeoutError, OSError) as error:
+        raise ConnectionClosed(f"NATS does not answer: {error!r}") from error

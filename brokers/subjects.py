@@ -1,0 +1,40 @@
+"""Every NATS name of Hades: subjects, streams, buckets, headers.
+
+The names of the queue itself belong to `brokers.nats.streams`, under the namespace below.
+"""
+
+from __future__ import annotations
+
+from executors.job import JobState
+
+QUEUE_NAMESPACE = "hades"
+QUEUE = "jobs"
+ACTOR = "run_job"
+
+LOG_STREAM = "HADES_JOB_LOGS"
+LOG_SUBJECTS = "hades.logs.*"
+STATUS_STREAM = "HADES_JOB_STATUS"
+STATUS_SUBJECTS = "hades.jobstatus.*"
+RESULT_STREAM = "HADES_JOB_RESULTS"
+RESULT_SUBJECTS = "hades.results.*"
+RECORD_BUCKET = "HADES_JOB_RECORDS"
+
+REASON_HEADER = "X-Hades-Reason"
+ATTEMPT_HEADER = "X-Hades-Attempt"
+STEP_HEADER = "X-Hades-Step"
+SEQUENCE_HEADER = "X-Hades-Sequence"
+
+
+def logs(job_id: str) -> str:
+    """Log batches of one job."""
+    return f"hades.logs.{job_id}"
+
+
+def status(state: JobState) -> str:
+    """Jobs entering this state, for all jobs."""
+    return f"hades.jobstatus.{state}"
+
+
+def results(job_id: str) -> str:
+    """The result of one job."""
+    return f"hades.results.{job_id}"
