@@ -19,10 +19,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import ClassVar, Protocol
 
 from executors.job import Job, Step
+from executors.job import OutputStream as OutputStream
 
 #: Prefers the image's bash, as jobs written for bash expect, and runs on images that have only a
 #: POSIX shell. Takes the script as its argument: no quoting, no temporary file.
@@ -36,13 +36,6 @@ SHELL_ARGV = (
 LABEL_JOB_ID = "hades.job_id"
 LABEL_ATTEMPT = "hades.attempt"
 LABEL_WORKER = "hades.worker"
-
-
-class OutputStream(StrEnum):
-    """Which of a step's two outputs, in the words of the log's JSON."""
-
-    STDOUT = "stdout"
-    STDERR = "stderr"
 
 
 class Sink(Protocol):

@@ -5,6 +5,7 @@
     |-- QueueError                  a valid job was not accepted
     |   |-- JobTooLarge             it does not fit into one message
     |   `-- QueueUnavailable        NATS did not confirm it
+    |-- AttemptLost                 another attempt of the job has taken over
     `-- ExecutorError
         |-- StepRefused             this step cannot run here, and no further attempt will help
         |   |-- ImageUnavailable    its image can be neither found nor pulled
@@ -40,6 +41,10 @@ class JobTooLarge(QueueError):
 
 class QueueUnavailable(QueueError):
     """NATS did not confirm that it has the job."""
+
+
+class AttemptLost(HadesError):
+    """Another attempt of the job has taken over: this one may change nothing any more."""
 
 
 class ExecutorError(HadesError):

@@ -44,6 +44,13 @@ class Priority(IntEnum):
         return self.name.lower()
 
 
+class OutputStream(StrEnum):
+    """Which of a step's two outputs, in the words of the log's JSON."""
+
+    STDOUT = "stdout"
+    STDERR = "stderr"
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Step:
     """One container's worth of work."""
@@ -117,3 +124,27 @@ def environment(job: Job, step: Step) -> dict[str, str]:
         "UUID": job.id,
         "JOB_NAME": job.name,
     }
+
+
+@dataclass(frozen=True, slots=True)
+class LogEntry:
+    """One line of a step's output."""
+
+    timestamp: str
+    """RFC 3339 with microseconds, UTC."""
+    message: str
+    output_stream: OutputStream
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LogBatch:
+    """Some consecutive lines of one step; an empty batch registers the step's slot."""
+
+    job_id: str
+    attempt: int
+    step: int
+    """Index of the step, from 0."""
+    container_id: str
+    sequence: int
+    """Position among all batches of the attempt, from 0."""
+    entries: tuple[LogEntry, ...]

@@ -70,7 +70,9 @@ class ExecutorSettings:
             sandbox=SandboxSettings(
                 data_dir=Path(data_dir).expanduser() if data_dir else sandbox.data_dir,
                 host_fallback=env.bool("HADES_SANDBOX_HOST_FALLBACK", False),
-                network=env.str("HADES_SANDBOX_NETWORK", "none", validate=OneOf(["none", "bridge"])),
+                network=env.str(
+                    "HADES_SANDBOX_NETWORK", "none", validate=OneOf(["none", "bridge"])
+                ),
                 host_loopback=env.bool("HADES_SANDBOX_HOST_LOOPBACK", False),
                 uid=env.int("HADES_SANDBOX_UID", sandbox.uid),
             ),

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
+import secrets
 import time
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import nats.js.errors
 from nats.js import api
 
 from .connection import NatsConnection
 from .streams import encode, ensure_stream
-
-T = TypeVar("T")
 
 PATIENCE = 10.0
 """Seconds that an operation waits for NATS to come back, unless told otherwise."""
@@ -28,7 +27,8 @@ _DELETED = "KV-Operation"
 class Entry:
     """What a key holds, and the revision that a compare-and-set names."""
 
-    value: bytes
+    value: bytes | None
+    """None: never set, deleted or expired."""
     revision: int
 
 
@@ -67,12 +67,13 @@ class Bucket:
     def declare(self, patience: float = PATIENCE) -> None:
         """Create the bucket unless it is there. Idempotent."""
         if not self._declared:
-            jetstream = lambda: ensure_stream(self.connection.jetstream, self._config)  # noqa: E731
-            self.connection.patiently(jetstream, patience)
+            self.connection.patiently(
+                lambda: ensure_stream(self.connection.jetstream, self._config), patience
+            )
             self._declared = True
 
-    def get(self, key: str, *, patience: float = PATIENCE) -> Entry | None:
-        """The value of the key; None when there is none, or it expired."""
+    def get(self, key: str, *, patience: float = PATIENCE) -> Entry:
+        """The value of the key, and its revision."""
         self.declare(patience)
 
         async def attempt() -> api.RawStreamMsg | None:
@@ -84,9 +85,10 @@ class Bucket:
                 return None
 
         message = self.connection.patiently(attempt, patience)
-        if message is None or _is_over(message.headers or {}):
-            return None
-        return Entry(message.data or b"", int(message.seq or 0))
+        if message is None:
+            return Entry(None, 0)
+        over = _is_over(message.headers or {})
+        return Entry(None if over else message.data or b"", int(message.seq or 0))
 
     def put(
         self,
@@ -112,7 +114,13 @@ class Bucket:
             headers[_EXPECTED_SUBJECT] = str(expected)
         if expected_bucket is not None:
             headers[_EXPECTED_STREAM] = str(expected_bucket)
-        return self.connection.publish(self.subject(key), value, headers=headers, patience=patience)
+        return self.connection.publish(
+            self.subject(key),
+            value,
+            headers=headers,
+            message_id=secrets.token_hex(12),
+            patience=patience,
+        )
 
     def delete(self, key: str) -> None:
         """Remove the value. Removing what is not there is no error."""

@@ -60,9 +60,7 @@ class NatsRateLimiterBackend(RateLimiterBackend):  # type: ignore[misc]
             if value is None or total > maximum:
                 return False
             try:
-                self._bucket.put(
-                    key, str(value).encode(), ttl=ttl / 1000, expected_bucket=revision
-                )
+                self._bucket.put(key, str(value).encode(), ttl=ttl / 1000, expected_bucket=revision)
             except RevisionConflict:
                 continue
             return True
@@ -73,7 +71,7 @@ class NatsRateLimiterBackend(RateLimiterBackend):  # type: ignore[misc]
         self._bucket.declare()
         subscription = self._connection.run(self._subscribe(key, notified), REQUEST_SECONDS)
         try:
-            if self._bucket.get(key) is not None:
+            if self._bucket.get(key).value is not None:
                 return True
             return notified.wait(None if timeout is None else timeout / 1000)
         finally:
@@ -98,25 +96,23 @@ class NatsRateLimiterBackend(RateLimiterBackend):  # type: ignore[misc]
         return subscription
 
     def _value(self, key: str) -> int | None:
-        entry = self._bucket.get(key)
-        return None if entry is None else int(entry.value)
+        return _number(self._bucket.get(key).value)
 
     def _change(self, key: str, change: Callable[[int | None], int | None], ttl: int) -> bool:
         while True:
             entry = self._bucket.get(key)
-            value = change(None if entry is None else int(entry.value))
+            value = change(_number(entry.value))
             if value is None:
                 return False
             try:
-                self._bucket.put(
-                    key,
-                    str(value).encode(),
-                    ttl=ttl / 1000,
-                    expected=None if entry is None else entry.revision,
-                )
+                self._bucket.put(key, str(value).encode(), ttl=ttl / 1000, expected=entry.revision)
             except RevisionConflict:
                 continue
             return True
+
+
+def _number(value: bytes | None) -> int | None:
+    return None if value is None else int(value)
 
 
 def _within(value: int, maximum: int) -> int | None:

@@ -34,8 +34,8 @@ class NatsResultBackend(ResultBackend):  # type: ignore[misc]
         self._bucket = Bucket(self._connection, encode(namespace))
 
     def _get(self, message_key: str) -> Any:
-        entry = self._bucket.get(message_key)
-        return Missing if entry is None else self.encoder.decode(entry.value)
+        value = self._bucket.get(message_key).value
+        return Missing if value is None else self.encoder.decode(value)
 
     def _store(self, message_key: str, result: Any, ttl: int) -> None:
         self._bucket.put(message_key, self.encoder.encode(result), ttl=ttl / 1000)

@@ -1,8 +1,8 @@
 """Names of streams, subjects and consumers of one namespace, and their configuration.
 
-    NS.q.<queue>.<lane>     messages that are ready, a lane a priority
-    NS.s.<queue>.<uid>      messages that the server will move to their lane when they are due
-    NS.x.<queue>            dead letters
+NS.q.<queue>.<lane>     messages that are ready, a lane a priority
+NS.s.<queue>.<uid>      messages that the server will move to their lane when they are due
+NS.x.<queue>            dead letters
 """
 
 from __future__ import annotations

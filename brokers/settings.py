@@ -1,0 +1,56 @@
+"""Settings of everything that speaks to NATS, read once by a composition root."""
+
+from __future__ import annotations
+
+import ssl
+from dataclasses import dataclass
+
+from environs import Env
+
+from brokers.nats.connection import NatsConnection
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NatsSettings:
+    """Where NATS is, and how the queue treats a job that a worker holds."""
+
+    url: str = "nats://localhost:4222"
+    """Servers, separated by commas. `NATS_URL`."""
+    username: str = ""
+    """Used only when the password is set as well. `NATS_USERNAME`."""
+    password: str = ""
+    """`NATS_PASSWORD`."""
+    tls_enabled: bool = False
+    """Whether to speak TLS, with the system's authorities. `NATS_TLS_ENABLED`."""
+    ack_wait: float = 30.0
+    """Seconds after which a silent worker's job goes to another one. `NATS_ACK_WAIT`."""
+    max_deliver: int = 3
+    """Attempts of a job whose workers are lost, before it fails for good. `NATS_MAX_DELIVER`."""
+    record_max_age: float = 30 * 86_400.0
+    """Seconds that a job's record is kept after its last change. `HADES_RECORD_RETENTION`."""
+    log_max_age: float = 86_400.0
+    """Seconds that logs, states and results stay in their streams. `HADES_LOG_RETENTION`."""
+
+    @classmethod
+    def from_env(cls, env: Env) -> NatsSettings:
+        """Raises environs.EnvError, naming the variable."""
+        return cls(
+            url=env.str("NATS_URL", "") or "nats://localhost:4222",
+            username=env.str("NATS_USERNAME", ""),
+            password=env.str("NATS_PASSWORD", ""),
+            tls_enabled=env.bool("NATS_TLS_ENABLED", False),
+            ack_wait=env.timedelta("NATS_ACK_WAIT", "30s").total_seconds(),
+            max_deliver=env.int("NATS_MAX_DELIVER", 3),
+            record_max_age=env.timedelta("HADES_RECORD_RETENTION", "30d").total_seconds(),
+            log_max_age=env.timedelta("HADES_LOG_RETENTION", "24h").total_seconds(),
+        )
+
+    def connect(self) -> NatsConnection:
+        """A connection with these settings; opened by its first use."""
+        return NatsConnection(
+            [server.strip() for server in self.url.split(",")],
+            name="Hades",
+            user=self.username,
+            password=self.password,
+            tls=ssl.create_default_context() if self.tls_enabled else None,
+        )

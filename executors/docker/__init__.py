@@ -1,0 +1,13 @@
+"""Runs each step in a container of a Docker Engine; the only room that knows the docker SDK.
+
+An attempt is a volume, mounted at `/shared` into one container a step:
+
+    volume -> (image -> create -> attach -> start -> output to its end -> wait -> remove)* -> remove
+
+    executor    the verbs: what is asked of the Engine, and when
+    convert     pure: a step -> what the Engine is told to create
+    images      what is not here is pulled, once for all who wait for it
+    output      the Engine's stream -> the sink
+    leftovers   finds by label, and removes
+    errors      the SDK's exceptions -> ours
+"""

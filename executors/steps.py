@@ -1,0 +1,136 @@
+"""What happens around each step: a chain of step middleware.
+
+A step middleware is called with the step's context and the rest of the chain, and returns the
+step's result. It may change the context on the way in and the result on the way out: the place for
+timeouts, masking, logs, metrics and whatever an installation adds.
+
+    call = chain([StepLogs(batcher), Masking(secrets), Refusals(), Deadline(at)], run_in_workspace)
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from time import monotonic
+from typing import Protocol
+
+from executors.base import Sink, StepResult, Workspace
+from executors.errors import StepRefused
+from executors.job import Job, OutputStream, Step
+from executors.logs import LineSink, LogBatcher
+from executors.redact import MaskingSink
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepContext:
+    """One step about to run."""
+
+    job: Job
+    step: Step
+    index: int
+    """Position of the step in its job, from 0."""
+    workspace: Workspace
+    sink: Sink
+    timeout: float | None = None
+    """Seconds that are left for it; None: no limit."""
+
+
+StepCall = Callable[[StepContext], StepResult]
+
+
+class StepMiddleware(Protocol):
+    """Wraps every step of an attempt."""
+
+    def __call__(self, context: StepContext, proceed: StepCall) -> StepResult:
+        """Call `proceed` with the context, or not, and say how the step ended."""
+
+
+def chain(middleware: Sequence[StepMiddleware], last: StepCall) -> StepCall:
+    """One call through all of them, the first being the outermost."""
+    call = last
+    for layer in reversed(middleware):
+        call = partial(_through, layer, call)
+    return call
+
+
+def _through(layer: StepMiddleware, proceed: StepCall, context: StepContext) -> StepResult:
+    return layer(context, proceed)
+
+
+def run_in_workspace(context: StepContext) -> StepResult:
+    """The end of every chain."""
+    return context.workspace.run_step(context.step, context.sink, context.timeout)
+
+
+class NullSink:
+    """Where output goes when no middleware takes it."""
+
+    def open(self, container_id: str) -> None:
+        """See `Sink.open`."""
+
+    def write(self, stream: OutputStream, data: bytes) -> None:
+        """See `Sink.write`."""
+
+
+class StepLogs:
+    """Sends each step's output to the batcher, and its reason when it did not succeed."""
+
+    def __init__(self, batcher: LogBatcher, *, limit: int) -> None:
+        self._batcher = batcher
+        self._limit = limit
+
+    def __call__(self, context: StepContext, proceed: StepCall) -> StepResult:
+        sink = LineSink(self._batcher, context.index, limit=self._limit)
+        try:
+            result = proceed(replace(context, sink=sink))
+            if result.reason:
+                sink.say(f"hades: {result.reason}")
+            return result
+        finally:
+            sink.close()
+
+
+class Masking:
+    """Replaces the job's secrets in its output."""
+
+    def __init__(self, secrets: Iterable[str]) -> None:
+        self._secrets = frozenset(secrets)
+
+    def __call__(self, context: StepContext, proceed: StepCall) -> StepResult:
+        if not self._secrets:
+            return proceed(context)
+        sink = MaskingSink(context.sink, self._secrets)
+        try:
+            return proceed(replace(context, sink=sink))
+        finally:
+            sink.close()
+
+
+class Refusals:
+    """Turns a step that cannot run here into its result: it failed, with a reason."""
+
+    def __call__(self, context: StepContext, proceed: StepCall) -> StepResult:
+        try:
+            return proceed(context)
+        except StepRefused as error:
+            log.info("step refused", extra={"job_id": context.job.id, "step": context.index})
+            return StepResult(exit_code=None, reason=str(error))
+
+
+class Deadline:
+    """Gives each step what is left of the job's time. `at` is of `time.monotonic`."""
+
+    def __init__(self, at: float | None) -> None:
+        self._at = at
+
+    def __call__(self, context: StepContext, proceed: StepCall) -> StepResult:
+        if self._at is None:
+            return proceed(context)
+        left = self._at - monotonic()
+        if left <= 0:
+            return StepResult(exit_code=None, timed_out=True)
+        return proceed(replace(context, timeout=left))

@@ -1,0 +1,24 @@
+"""What the tests of executors share."""
+
+from __future__ import annotations
+
+import pytest
+
+from executors.settings import DockerSettings
+from tests.images import build
+
+pytest.register_assert_rewrite("tests.executors.contract")
+
+
+@pytest.fixture(scope="session")
+def busybox_image(engine: DockerSettings) -> str:
+    """An image in the Engine with a POSIX shell and no bash, made when it is missing."""
+    build.load("busybox")
+    return "hades-test/busybox:latest"
+
+
+@pytest.fixture(scope="session")
+def debian_image(engine: DockerSettings) -> str:
+    """An image in the Engine with bash and Python, made when it is missing."""
+    build.load("debian")
+    return "hades-test/debian:latest"

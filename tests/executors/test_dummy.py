@@ -1,0 +1,73 @@
+"""The `dummy` executor keeps the contract, in its own small language."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import ClassVar
+
+import pytest
+
+from executors.base import Executor
+from executors.dummy import DummyExecutor
+from executors.errors import InfrastructureError, StepRefused
+from executors.job import Job, Step
+from tests.executors.contract import MIB, CoreContract, Recorder, job_of
+
+
+class TestDummy(CoreContract):
+    """The whole of what needs no process."""
+
+    patience: ClassVar[float] = 0.05
+    missing_image: ClassVar[str] = "no-such-image"
+    scripts = {
+        "out and err": "echo to stdout\nerr to stderr",
+        "silent": "true",
+        "exit 3": "exit 3",
+        "exit 1": "false",
+        "not found": "no-such-command",
+        "write": "write file kept",
+        "read": "cat file",
+        "write outside": "write /tmp/file secret",
+        "read outside": "cat /tmp/file",
+        "env": "env UUID\nenv JOB_NAME\nenv OF_JOB\nenv OF_STEP\nenv BOTH",
+        "pwd": "pwd",
+        "priority": "env hades.tum.de/priority",
+        "bytes": "hex 00 ff 80 0d 1b 5b 30 6d 0a",
+        "1 MiB": "\n".join(f"echo {number:06}" for number in range(131072)),
+        "5 MiB line": f"repeat {5 * MIB} x",
+        "late": "echo before\nsleep 600\necho after",
+    }
+
+    @pytest.fixture
+    def executor(self) -> DummyExecutor:
+        return DummyExecutor()
+
+    @pytest.fixture
+    def nowhere(self) -> None:
+        return None
+
+    @pytest.fixture
+    def image(self) -> str:
+        return "any"
+
+    def assert_nothing_left(self, executor: Executor, job: Job) -> None:
+        assert isinstance(executor, DummyExecutor)
+        assert job.id not in executor.workspaces
+
+    def test_a_script_can_fail_the_machine(self, executor: Executor, image: str) -> None:
+        with pytest.raises(InfrastructureError, match="the disk is full"):
+            self.run_one(executor, image, "fail the disk is full")
+
+    def test_a_script_can_be_refused(self, executor: Executor, image: str) -> None:
+        with pytest.raises(StepRefused, match="not here"):
+            self.run_one(executor, image, "refuse not here")
+
+
+def test_reaping_ends_a_step_that_sleeps() -> None:
+    executor = DummyExecutor()
+    step = Step(image="any", script="echo ready\nsleep 600")
+    job = job_of(step)
+    with ThreadPoolExecutor(1) as threads, executor.open(job, 1) as workspace:
+        sink = Recorder(lambda: executor.reap(job.id))
+        with pytest.raises(InfrastructureError):
+            threads.submit(workspace.run_step, step, sink, None).result(60)
