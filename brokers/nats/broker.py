@@ -68,6 +68,7 @@ class NatsBroker(Broker):  # type: ignore[misc]
     ) -> None:
         super().__init__(middleware=middleware)
         self.queues: set[str] = set()
+        self.actor_options.add("broker_priority")
         self.names = Names(namespace)
         self.ack_wait = ack_wait
         self.max_deliver = max_deliver
@@ -88,11 +89,6 @@ class NatsBroker(Broker):  # type: ignore[misc]
         self._ids = itertools.count()
         self._id_prefix = secrets.token_hex(8)
         self.add_middleware(_StopPulling())
-
-    @property
-    def actor_options(self) -> set[str]:
-        """Dramatiq's, and `broker_priority`."""
-        return {*super().actor_options, "broker_priority"}
 
     # Queues
 
@@ -180,11 +176,14 @@ class NatsBroker(Broker):  # type: ignore[misc]
         self.declare_queue(queue_name)
         self.connection.patiently(lambda: self.declare_on_server(queue_name), ENQUEUE_PATIENCE)
         if self._heartbeat is None:
-            self.connection.on_reconnect(lambda: asyncio.ensure_future(self._beat()))
+            self.connection.on_reconnect(self._beat_at_once)
             self._heartbeat = self.connection.spawn(self._keep_beating())
         consumer = NatsConsumer(self, queue_name, prefetch, timeout)
         self.consumers.add(consumer)
         return consumer
+
+    def _beat_at_once(self) -> None:
+        self._beating = asyncio.ensure_future(self._beat())
 
     async def _keep_beating(self) -> None:
         while True:
@@ -245,7 +244,8 @@ class NatsBroker(Broker):  # type: ignore[misc]
         return self.connection.run(self._dead_letters(queue_name))
 
     async def _dead_letters(self, queue_name: str) -> list[tuple[Message[Any], str]]:
-        letters, sequence = [], 1
+        letters: list[tuple[Message[Any], str]] = []
+        sequence = 1
         while True:
             try:
                 raw = await self.connection.jetstream.get_msg(
@@ -305,6 +305,7 @@ class _StopPulling(Middleware):  # type: ignore[misc]
     """A worker that shuts down waits for its running actors, and takes nothing new meanwhile."""
 
     def before_worker_shutdown(self, broker: Broker, worker: Any) -> None:
+        assert isinstance(broker, NatsBroker)
         broker.stop_pulling()
 
 

@@ -62,6 +62,7 @@ class NatsConnection:
     def _reset(self) -> None:
         self._pid = os.getpid()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
         self._client: Client | None = None
         self._reconnected: list[Callable[[], None]] = []
         self._up = asyncio.Event()
@@ -92,7 +93,10 @@ class NatsConnection:
     def _open(self) -> Client:
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
-            threading.Thread(target=self._loop.run_forever, name="nats", daemon=True).start()
+            self._thread = threading.Thread(
+                target=_turn, args=(self._loop,), name="nats", daemon=True
+            )
+            self._thread.start()
         future = asyncio.run_coroutine_threadsafe(self._connect(), self._loop)
         try:
             return future.result(self._connect_timeout + 5)
@@ -220,14 +224,28 @@ class NatsConnection:
     def close(self) -> None:
         """Close the connection and end its thread. Idempotent."""
         with self._lock:
-            client, loop, ours = self._client, self._loop, self._pid == os.getpid()
+            client, loop, thread, ours = (
+                self._client,
+                self._loop,
+                self._thread,
+                self._pid == os.getpid(),
+            )
             self._reset()
-        if loop is None or not ours:
+        if loop is None or thread is None or not ours:
             return
         if client is not None:
-            future = asyncio.run_coroutine_threadsafe(client.close(), loop)
-            future.result(REQUEST_SECONDS)
+            asyncio.run_coroutine_threadsafe(client.close(), loop).result(REQUEST_SECONDS)
         loop.call_soon_threadsafe(loop.stop)
+        thread.join(REQUEST_SECONDS)
+
+
+def _turn(loop: asyncio.AbstractEventLoop) -> None:
+    """A loop's life, in its thread."""
+    loop.run_forever()
+    for task in asyncio.all_tasks(loop):
+        task.cancel()
+        loop.run_until_complete(asyncio.wait([task]))
+    loop.close()
 
 
 async def _on_error(error: Exception) -> None:

@@ -11,7 +11,7 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 from docker import APIClient
 
@@ -26,7 +26,8 @@ CHUNK = 64 * 1024
 @contextmanager
 def attached(api: APIClient, container: str) -> Iterator[socket.socket]:
     """The output of a container that has not been started yet: nothing of it can be missed."""
-    with api.attach_socket(container, {"stdout": 1, "stderr": 1, "stream": 1}) as stream:
+    stream = api.attach_socket(container, {"stdout": 1, "stderr": 1, "stream": 1})
+    with closing(stream._response), stream:  # closing one alone leaves the connection open
         with socket.socket(fileno=os.dup(stream.fileno())) as own:
             yield own
 

@@ -31,9 +31,8 @@ class TestDummy(CoreContract):
         "read outside": "cat /tmp/file",
         "env": "env UUID\nenv JOB_NAME\nenv OF_JOB\nenv OF_STEP\nenv BOTH",
         "pwd": "pwd",
-        "priority": "env hades.tum.de/priority",
         "bytes": "hex 00 ff 80 0d 1b 5b 30 6d 0a",
-        "1 MiB": "\n".join(f"echo {number:06}" for number in range(131072)),
+        "1 MiB": "\n".join(f"echo {number}" for number in range(100_000, 300_000)),
         "5 MiB line": f"repeat {5 * MIB} x",
         "late": "echo before\nsleep 600\necho after",
     }
@@ -53,6 +52,12 @@ class TestDummy(CoreContract):
     def assert_nothing_left(self, executor: Executor, job: Job) -> None:
         assert isinstance(executor, DummyExecutor)
         assert job.id not in executor.workspaces
+
+    def test_the_priority_is_in_the_environment(self, executor: Executor, image: str) -> None:
+        step, sink = Step(image=image, script="env hades.tum.de/priority"), Recorder()
+        with executor.open(job_of(step, priority=7), 1) as workspace:
+            workspace.run_step(step, sink, None)
+        assert sink.stdout == b"3\n"
 
     def test_a_script_can_fail_the_machine(self, executor: Executor, image: str) -> None:
         with pytest.raises(InfrastructureError, match="the disk is full"):

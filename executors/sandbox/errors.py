@@ -1,0 +1,40 @@
+"""What bubblewrap's words mean."""
+
+from __future__ import annotations
+
+from executors.errors import ExecutorUnavailable, InfrastructureError
+
+_EXEC_FAILED = "bwrap: execvp "
+_CAUSES = (
+    (
+        ("namespace", "uid map", "gid map"),
+        "user namespaces are not allowed here (sysctl user.max_user_namespaces, "
+        "kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns)",
+    ),
+    (("overlay",), "overlayfs can't be mounted in a user namespace (needs Linux 5.11)"),
+    (("mount proc",), "/proc can't be mounted in a user namespace (is this itself a container?)"),
+)
+
+
+def exec_failure(words: str) -> str | None:
+    """bwrap's last line when all was set up but the command could not be executed."""
+    lines = words.strip().splitlines()
+    last = lines[-1] if lines else ""
+    return last if last.startswith(_EXEC_FAILED) else None
+
+
+def exec_exit_code(failure: str) -> int:
+    """What a shell says: 126 for a file that is no program, 127 for no file."""
+    return 127 if failure.endswith("No such file or directory") else 126
+
+
+def setup_failed(words: str) -> InfrastructureError:
+    """The sandbox could not be made, through no fault of the step."""
+    return InfrastructureError(f"the sandbox could not be made: {words.strip() or 'no reason given'}")
+
+
+def unavailable(reason: str) -> ExecutorUnavailable:
+    """One line for whoever runs the machine: the likely cause, and the words it is read from."""
+    causes = (cause for signs, cause in _CAUSES if any(sign in reason.lower() for sign in signs))
+    cause = next(causes, "no sandbox can be made on this machine")
+    return ExecutorUnavailable(f"{cause}: {' '.join(reason.split())}")

@@ -1,0 +1,57 @@
+"""The worker's composition root: `dramatiq workers.main:setup`."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import dramatiq
+from environs import Env
+
+from brokers.events import Events
+from brokers.job_store import FOREVER, JobStore
+from brokers.nats.errors import ConnectionFailed
+from brokers.queue import open_broker
+from brokers.settings import NatsSettings
+from executors.errors import ExecutorUnavailable
+from executors.registry import create_executor
+from executors.settings import ExecutorSettings
+from workers.actors import declare_run_job
+from workers.middleware import ExecutorMiddleware
+from workers.runner import Runner
+from workers.settings import WorkerSettings
+
+log = logging.getLogger(__name__)
+
+
+def setup() -> None:
+    """Build the worker from the environment and make its broker Dramatiq's.
+
+    None of Dramatiq's own middleware is used: a job has its own time limit, and a step that fails
+    is a result, not a reason to retry. Exits when the executor cannot run jobs: a broken machine
+    must not take any.
+    """
+    env = Env()
+    nats = NatsSettings.from_env(env)
+    settings = WorkerSettings.from_env(env)
+    executor = create_executor(ExecutorSettings.from_env(env), worker=settings.name)
+    try:
+        executor.check()
+    except ExecutorUnavailable as error:
+        log.critical("no job can be run here: %s", error)
+        sys.exit(1)
+    connection = nats.connect()
+    store = JobStore(connection, max_age=nats.record_max_age, patience=FOREVER)
+    events = Events(connection, max_age=nats.log_max_age)
+    runner = Runner(store, events, log_limit=settings.log_limit)
+    middleware = ExecutorMiddleware(
+        executor, store, runner, worker=settings.name, max_attempts=nats.max_deliver
+    )
+    try:
+        events.declare()
+    except ConnectionFailed as error:
+        log.critical("%s", error)
+        sys.exit(3)
+    broker = open_broker(nats, connection, middleware=[middleware])
+    declare_run_job(broker, middleware, runner)
+    dramatiq.set_broker(broker)
