@@ -12,7 +12,13 @@ from app.build import Queue, build_blueprint
 from app.errors import add_error_handlers
 from app.headers import add_headers
 from app.health import health
-from app.settings import ApiSettings
+from app.logs.api import logs_blueprint
+from app.settings import ApiSettings, LogsSettings
+from brokers.events import Events
+from brokers.job_store import JobStore
+from brokers.log_reader import LogReader
+from brokers.queue import PUT_PATIENCE, open_queue
+from brokers.settings import NatsSettings
 
 
 def create_api(queue: Queue, settings: ApiSettings) -> Flask:
@@ -31,13 +37,30 @@ def create_api(queue: Queue, settings: ApiSettings) -> Flask:
 
 def api() -> Flask:
     """For gunicorn: `app.factory:api()`. Raises environs.EnvError, or QueueUnavailable."""
-    from brokers.queue import open_queue
-    from brokers.settings import NatsSettings
-
     env = Env()
     settings = ApiSettings.from_env(env)
     log_to_stderr(debug=settings.debug)
     return create_api(open_queue(NatsSettings.from_env(env)), settings)
+
+
+def create_logs(store: JobStore, reader: LogReader) -> Flask:
+    """The log manager, reading jobs from `store` and their logs through `reader`."""
+    app = Flask("hades-logs", static_folder=None)
+    add_headers(app)
+    add_error_handlers(app)
+    app.register_blueprint(logs_blueprint(store, reader))
+    return app
+
+
+def logs() -> Flask:
+    """For gunicorn: `app.factory:logs()`. Raises environs.EnvError."""
+    env = Env()
+    nats = NatsSettings.from_env(env)
+    log_to_stderr(debug=LogsSettings.from_env(env).debug)
+    connection = nats.connect()
+    store = JobStore(connection, max_age=nats.record_max_age, patience=PUT_PATIENCE)
+    events = Events(connection, max_age=nats.log_max_age, patience=PUT_PATIENCE)
+    return create_logs(store, LogReader(connection, store, events))
 
 
 def log_to_stderr(*, debug: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 from dataclasses import dataclass
+from datetime import timedelta
 
 from environs import Env
 
@@ -39,10 +40,10 @@ class NatsSettings:
             username=env.str("NATS_USERNAME", ""),
             password=env.str("NATS_PASSWORD", ""),
             tls_enabled=env.bool("NATS_TLS_ENABLED", False),
-            ack_wait=env.timedelta("NATS_ACK_WAIT", "30s").total_seconds(),
+            ack_wait=_seconds(env, "NATS_ACK_WAIT", 30.0),
             max_deliver=env.int("NATS_MAX_DELIVER", 3),
-            record_max_age=env.timedelta("HADES_RECORD_RETENTION", "30d").total_seconds(),
-            log_max_age=env.timedelta("HADES_LOG_RETENTION", "24h").total_seconds(),
+            record_max_age=_seconds(env, "HADES_RECORD_RETENTION", 30 * 86_400.0),
+            log_max_age=_seconds(env, "HADES_LOG_RETENTION", 86_400.0),
         )
 
     def connect(self) -> NatsConnection:
@@ -54,3 +55,8 @@ class NatsSettings:
             password=self.password,
             tls=ssl.create_default_context() if self.tls_enabled else None,
         )
+
+
+def _seconds(env: Env, variable: str, default: float) -> float:
+    """A duration, written `90`, `90s`, `1m` or `12h`."""
+    return env.timedelta(variable, timedelta(seconds=default)).total_seconds()

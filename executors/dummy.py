@@ -72,7 +72,9 @@ class DummyWorkspace(Workspace):
         container = _Container(environment(self.job, step), dict(self.shared), sink, timeout)
         result = container.run(step.script, self.gone)
         files = container.files.items()
-        self.shared.update({name: text for name, text in files if name.startswith(f"{SHARED_DIR}/")})
+        self.shared.update(
+            {name: text for name, text in files if name.startswith(f"{SHARED_DIR}/")}
+        )
         return result
 
 

@@ -141,7 +141,7 @@ class LineSink:
         self._opened = False
         self._tail: deque[LogEntry] = deque(maxlen=TAIL_ENTRIES)
         self._held = 0
-        self._open_line = {stream: "" for stream in OutputStream}
+        self._open_line = dict.fromkeys(OutputStream, "")
         self._decoders = {stream: _Utf8Decoder("replace") for stream in OutputStream}
 
     @property

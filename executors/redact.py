@@ -60,7 +60,7 @@ class MaskingSink:
         self._sink = sink
         self._secrets = sorted((secret.encode() for secret in secrets), key=len, reverse=True)
         self._pattern = re.compile(b"|".join(map(re.escape, self._secrets)))
-        self._held = {stream: b"" for stream in OutputStream}
+        self._held = dict.fromkeys(OutputStream, b"")
 
     def open(self, container_id: str) -> None:
         """See `Sink.open`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from environs import Env
@@ -30,7 +30,7 @@ class DockerSettings:
 class SandboxSettings:
     """Where the `sandbox` executor keeps its images and workspaces, and what it allows."""
 
-    data_dir: Path = Path("~/.local/share/hades").expanduser()
+    data_dir: Path = field(default_factory=lambda: Path("~/.local/share/hades").expanduser())
     """Holds `images/` and `workspaces/`. `HADES_DATA_DIR`."""
     host_fallback: bool = False
     """Whether an image that can't be had is replaced by the host's own userland, read-only.

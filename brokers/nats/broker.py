@@ -34,7 +34,7 @@ _REASON_HEADER = "Dramatiq-Reason"
 _REASON_CHARS = 500
 
 
-class NatsBroker(Broker):  # type: ignore[misc]
+class NatsBroker(Broker):
     """Messages are confirmed by the server before `enqueue` returns, and delivered at least once.
 
     A message that a worker holds is kept alive by a heartbeat from a thread of the broker's own, so
@@ -124,7 +124,10 @@ class NatsBroker(Broker):  # type: ignore[misc]
     # Sending
 
     def enqueue(self, message: Message[Any], *, delay: float | None = None) -> Message[Any]:
-        """`delay` is in milliseconds. Raises ConnectionClosed, ConnectionFailed, MessageTooLarge."""
+        """`delay` is in milliseconds.
+
+        Raises ConnectionClosed, ConnectionFailed, MessageTooLarge.
+        """
         self.declare_queue(message.queue_name)
         if delay is not None and 0 < delay < SCHEDULE_MIN_MS:
             message = message.copy(options={"eta": current_millis() + int(delay)})
@@ -301,7 +304,7 @@ class NatsBroker(Broker):  # type: ignore[misc]
             self.connection.close()
 
 
-class _StopPulling(Middleware):  # type: ignore[misc]
+class _StopPulling(Middleware):
     """A worker that shuts down waits for its running actors, and takes nothing new meanwhile."""
 
     def before_worker_shutdown(self, broker: Broker, worker: Any) -> None:

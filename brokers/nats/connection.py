@@ -114,7 +114,7 @@ class NatsConnection:
                 client.connect(
                     servers=self.servers,
                     max_reconnect_attempts=-1,
-                    reconnect_time_wait=RECONNECT_SECONDS * (1 + random.random()),
+                    reconnect_time_wait=RECONNECT_SECONDS * (1 + random.random()),  # type: ignore[arg-type]
                     connect_timeout=2,
                     ping_interval=10,
                     max_outstanding_pings=2,
@@ -152,7 +152,8 @@ class NatsConnection:
         future = self.spawn(coroutine)
         with translated():
             try:
-                return future.result(timeout)
+                result: T = future.result(timeout)
+                return result
             except BaseException:
                 future.cancel()
                 raise
@@ -188,7 +189,7 @@ class NatsConnection:
                     raise
 
     async def _when_connected(self, attempt: Callable[[], Awaitable[T]], patience: float) -> T:
-        """Never hands a request to a broken connection: nats-py would send it later all the same."""
+        """A request given to a broken connection would be sent later all the same: wait."""
         if not self.client.is_connected:
             self._up.clear()
             await asyncio.wait_for(self._up.wait(), min(max(patience, 0.0), _LONGEST_WAIT))

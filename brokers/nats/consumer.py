@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class NatsMessage(MessageProxy):  # type: ignore[misc]
+class NatsMessage(MessageProxy):
     """A message that this process holds until it is acknowledged or handed back."""
 
     def __init__(self, message: Message[Any], raw: Msg, consumer: NatsConsumer) -> None:
@@ -38,7 +38,7 @@ def deliveries(raw: Msg) -> int:
     return int(raw.metadata.num_delivered or 1)
 
 
-class NatsConsumer(Consumer):  # type: ignore[misc]
+class NatsConsumer(Consumer):
     """Created by `NatsBroker.consume`. `timeout` is in milliseconds."""
 
     def __init__(self, broker: NatsBroker, queue_name: str, prefetch: int, timeout: int) -> None:
@@ -103,18 +103,21 @@ class NatsConsumer(Consumer):  # type: ignore[misc]
         self._broker.bury(self._queue_name, raw, f"DecodeError: {error}")
         self._settle(raw.reply, b"+ACK", self)
 
-    def ack(self, message: NatsMessage) -> None:
+    def ack(self, message: MessageProxy) -> None:
         """The message is done. Returns when the server knows."""
+        assert isinstance(message, NatsMessage)
         self._settle(message.ack_subject, b"+ACK", message.consumer)
 
-    def nack(self, message: NatsMessage) -> None:
+    def nack(self, message: MessageProxy) -> None:
         """The message failed for good: it moves to the dead letters."""
+        assert isinstance(message, NatsMessage)
         self._broker.bury(message.queue_name, message.raw, _why(message))
         self._settle(message.ack_subject, b"+ACK", message.consumer)
 
-    def requeue(self, messages: Iterable[NatsMessage]) -> None:
+    def requeue(self, messages: Iterable[MessageProxy]) -> None:
         """Hand messages back unprocessed; another worker gets them at once."""
         for message in messages:
+            assert isinstance(message, NatsMessage)
             self._settle(message.ack_subject, b"-NAK", message.consumer)
 
     def _settle(self, ack_subject: str, verdict: bytes, owner: NatsConsumer) -> None:

@@ -13,7 +13,6 @@ The client library's exceptions become one of these in `translated`, with their 
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -34,11 +33,16 @@ __all__ = [
 _WRONG_LAST_SEQUENCE = (10071, 10164)
 
 
-class MessageTooLarge(BrokerError):  # type: ignore[misc]
+class _Error(BrokerError):
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+
+
+class MessageTooLarge(_Error):
     """The message is larger than the server's max_payload. It was not sent."""
 
 
-class JetStreamError(BrokerError):  # type: ignore[misc]
+class JetStreamError(_Error):
     """JetStream refused a request; the text is the server's."""
 
 
@@ -46,7 +50,7 @@ class RevisionConflict(JetStreamError):
     """Somebody else has written since the revision that this write expected."""
 
 
-class DeliveryLimitExceeded(BrokerError):  # type: ignore[misc]
+class DeliveryLimitExceeded(_Error):
     """The message was delivered more often than allowed without being acknowledged."""
 
     def __init__(self, deliveries: int, limit: int) -> None:
@@ -67,5 +71,5 @@ def translated() -> Iterator[None]:
         if isinstance(error, nats.js.errors.ServiceUnavailableError):
             raise ConnectionClosed(str(error.description)) from error
         raise JetStreamError(f"{error.description} ({error.err_code})") from error
-    except (nats.errors.Error, asyncio.TimeoutError, OSError) as error:
+    except (TimeoutError, nats.errors.Error, OSError) as error:
         raise ConnectionClosed(f"NATS does not answer: {error!r}") from error

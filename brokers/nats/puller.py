@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 
 import nats.errors
 from nats.aio.client import Client
@@ -184,7 +184,7 @@ class Puller:
             raise LaneGone(self._next_subjects[0])
 
     async def _pull(
-        self, lane: int, request: dict[str, object], callback: Callable[[Msg], Awaitable[None]]
+        self, lane: int, request: Mapping[str, object], callback: Callable[[Msg], Awaitable[None]]
     ) -> Subscription:
         inbox = self._client.new_inbox()
         subscription = await self._client.subscribe(inbox, cb=callback)
@@ -206,7 +206,7 @@ class Puller:
             self._free -= 1
             self._deliver(message)
         else:
-            asyncio.ensure_future(hand_back(self._client, message.reply))
+            self._returning = asyncio.ensure_future(hand_back(self._client, message.reply))
 
 
 async def hand_back(client: Client, ack_subject: str) -> None:

@@ -15,7 +15,7 @@ from .errors import RevisionConflict
 from .streams import encode
 
 
-class NatsRateLimiterBackend(RateLimiterBackend):  # type: ignore[misc]
+class NatsRateLimiterBackend(RateLimiterBackend):
     """`RateLimiterBackend` on NATS. TTLs and timeouts are in milliseconds, as Dramatiq's are."""
 
     def __init__(

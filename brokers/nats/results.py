@@ -12,7 +12,7 @@ from .connection import NatsConnection
 from .streams import encode
 
 
-class NatsResultBackend(ResultBackend):  # type: ignore[misc]
+class NatsResultBackend(ResultBackend):
     """`ResultBackend` on NATS. A `connection` may be shared with the broker."""
 
     def __init__(

@@ -30,7 +30,9 @@ def exec_exit_code(failure: str) -> int:
 
 def setup_failed(words: str) -> InfrastructureError:
     """The sandbox could not be made, through no fault of the step."""
-    return InfrastructureError(f"the sandbox could not be made: {words.strip() or 'no reason given'}")
+    return InfrastructureError(
+        f"the sandbox could not be made: {words.strip() or 'no reason given'}"
+    )
 
 
 def unavailable(reason: str) -> ExecutorUnavailable:

@@ -34,11 +34,12 @@ def _remove(top: int, name: str) -> None:
     """One entry of the top; the directories in it become entries of the top."""
     try:
         os.unlink(name, dir_fd=top)
-    except FileNotFoundError:
+    except FileNotFoundError:  # somebody else removes it too
         return
-    except (IsADirectoryError, PermissionError):
-        _empty(top, name)
-        os.rmdir(name, dir_fd=top)
+    except IsADirectoryError:
+        with suppress(FileNotFoundError):
+            _empty(top, name)
+            os.rmdir(name, dir_fd=top)
 
 
 def _empty(top: int, name: str) -> None:
@@ -47,7 +48,7 @@ def _empty(top: int, name: str) -> None:
         for child in os.listdir(directory):
             try:
                 os.unlink(child, dir_fd=directory)
-            except (IsADirectoryError, PermissionError):
+            except IsADirectoryError:
                 _allow(directory, child)  # to write its `..`
                 os.rename(child, secrets.token_hex(12), src_dir_fd=directory, dst_dir_fd=top)
     finally:

@@ -22,7 +22,7 @@ def find_user(user: str, rootfs: Path) -> User:
     name, _, group = user.partition(":")
     with Tree(rootfs) as tree:
         entry = _find(tree, "passwd", name or "root", 7)
-        uid = _id(entry[2] if entry else name or "0")
+        uid = _id(entry[2] if entry else "0" if name in ("", "root") else name)
         gid = _id(_group(tree, group)) if group else _id(entry[3]) if entry else 0
     if uid is None or gid is None:
         raise StepRefused(f"its image has no user {user}")
