@@ -35,7 +35,7 @@ _WRONG_LAST_SEQUENCE = (10071, 10164)
 
 class _Error(BrokerError):
     def __init__(self, message: str) -> None:
-        super().__init__(message)
+        super().__init__(message)  # type: ignore[no-untyped-call]
 
 
 class MessageTooLarge(_Error):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import socket
 import tarfile
 import threading
 from collections.abc import Iterator
@@ -58,6 +59,7 @@ class DockerExecutor(Executor):
         """The one client. Raises InfrastructureError when there is no Engine to talk to."""
         with self._lock, engine_errors(f"connecting to {self.settings.host}"):
             if self._api is None:
+                knock(self.settings.host)
                 self._api = APIClient(
                     self.settings.host,
                     version="auto",
@@ -219,6 +221,18 @@ class DockerWorkspace(Workspace):
 
     def _out_of_memory(self, container: str, code: int) -> bool:
         return code == KILLED and bool(self._api.inspect_container(container)["State"]["OOMKilled"])
+
+
+def knock(host: str) -> None:
+    """Raises OSError in plain words when nobody listens on a local socket; the SDK would leave one
+    open, and bury the reason."""
+    path = host.removeprefix("unix://")
+    if path != host:
+        with socket.socket(socket.AF_UNIX) as connection:
+            try:
+                connection.connect(path)
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, path) from error
 
 
 def runs_as_other_user(image: dict[str, Any]) -> bool:

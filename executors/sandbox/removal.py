@@ -61,7 +61,7 @@ def _open(top: int, name: str) -> int:
 
 
 def _allow(parent: int, name: str) -> None:
-    """Give the owner all rights. The mode is changed through an open handle: no link is followed."""
+    """Give the owner all rights, through an open handle: no link is followed."""
     handle = os.open(name, _HANDLE, dir_fd=parent)
     try:
         os.chmod(f"/proc/self/fd/{handle}", 0o700)

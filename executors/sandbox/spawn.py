@@ -52,8 +52,8 @@ def spawn(launch: Launch) -> Iterator[Spawned]:
     and StepRefused when the command is too long.
     """
     with ExitStack() as ours, ExitStack() as theirs:
-        status, status_end = _pipe(ours, theirs)
-        gate_end, gate = _pipe(theirs, ours)
+        status, status_end = pipe(ours, theirs)
+        gate_end, gate = pipe(theirs, ours)
         options = _file_of(launch.options, theirs)
         process = _popen(launch, status_end, gate_end, options)
         assert process.stdout and process.stderr
@@ -62,7 +62,7 @@ def spawn(launch: Launch) -> Iterator[Spawned]:
         theirs.close()
         yield Spawned(
             process=process,
-            monitor=_owned(os.pidfd_open(process.pid), ours),
+            monitor=owned(os.pidfd_open(process.pid), ours),
             status=status,
             gate=gate,
             stdout=process.stdout.fileno(),
@@ -102,20 +102,20 @@ def _popen(launch: Launch, status: int, gate: int, options: int) -> subprocess.P
         raise InfrastructureError(f"bwrap could not be started: {error}") from error
 
 
-def _pipe(reader: ExitStack, writer: ExitStack) -> tuple[int, int]:
+def pipe(reader: ExitStack, writer: ExitStack) -> tuple[int, int]:
     """The ends of a new pipe; each is closed with its stack."""
     read, write = os.pipe()
-    return _owned(read, reader), _owned(write, writer)
+    return owned(read, reader), owned(write, writer)
 
 
-def _owned(fd: int, owner: ExitStack) -> int:
+def owned(fd: int, owner: ExitStack) -> int:
     owner.callback(os.close, fd)
     return fd
 
 
 def _file_of(words: tuple[str, ...], owner: ExitStack) -> int:
     """A file in memory with these words, each ended by a NUL, at its beginning."""
-    fd = _owned(os.memfd_create("options"), owner)
+    fd = owned(os.memfd_create("options"), owner)
     with open(fd, "wb", closefd=False) as file:
         file.writelines(os.fsencode(word) + b"\0" for word in words)
     os.lseek(fd, 0, os.SEEK_SET)

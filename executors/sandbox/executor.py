@@ -1,0 +1,110 @@
+"""The `sandbox` executor: each step a process tree in namespaces of its own, and no daemon."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from executors.base import Executor, Workspace
+from executors.errors import ExecutorUnavailable, HadesError, InfrastructureError
+from executors.job import Job
+from executors.sandbox.errors import unavailable
+from executors.sandbox.images import ImageStore
+from executors.sandbox.network import require_network
+from executors.sandbox.pidfd import kill_labelled
+from executors.sandbox.program import bwrap_for, closed_part
+from executors.sandbox.removal import remove_attempt
+from executors.sandbox.workspace import Machine, SandboxWorkspace, label_of, try_out
+from executors.sandbox.workspaces import Workspaces
+from executors.settings import SandboxSettings
+
+
+class SandboxExecutor(Executor):
+    """bwrap processes of this machine, for many jobs at once."""
+
+    name = "sandbox"
+
+    def __init__(self, settings: SandboxSettings, worker: str) -> None:
+        """Nothing is made before the first job or check."""
+        self.settings = settings
+        self.worker = worker
+        self.run_as = settings.uid if os.geteuid() == 0 else None
+        self.images = ImageStore(settings.data_dir / "images", owner=self.run_as)
+        self.workspaces = Workspaces(settings.data_dir / "workspaces", self.run_as)
+        self._lock = threading.Lock()
+        self._machine: Machine | None = None
+        self._works = False
+
+    @property
+    def machine(self) -> Machine:
+        """What all workspaces share; looked up once. Raises OSError, ExecutorUnavailable."""
+        with self._lock:
+            if self._machine is None:
+                self._machine = Machine(
+                    settings=self.settings,
+                    images=self.images,
+                    program=bwrap_for(self.run_as, self.settings.data_dir / "bin"),
+                    run_as=self.run_as,
+                )
+            return self._machine
+
+    def check(self) -> None:
+        """Runs `true`, once: what has worked is not tried again. Removes what dead workers left."""
+        if self._works:
+            return
+        try:
+            self._check_access()
+            with self.workspaces.create(f"check-{secrets.token_hex(8)}", 0) as home:
+                try_out(self.machine, home)
+            if self.settings.network != "none":
+                require_network()
+            self.workspaces.remove_orphans()
+        except ExecutorUnavailable:
+            raise
+        except (HadesError, OSError) as error:
+            raise unavailable(str(error)) from error
+        self._works = True
+
+    @contextmanager
+    def open(self, job: Job, attempt: int) -> Iterator[Workspace]:
+        """One directory; it goes when the block is left."""
+        self.reap(job.id)
+        with ExitStack() as stack:
+            with machine_errors("making a workspace"):
+                machine = self.machine
+                home = stack.enter_context(self.workspaces.create(job.id, attempt))
+            yield SandboxWorkspace(machine, job, home)
+
+    def reap(self, job_id: str) -> None:
+        """Also what is left by other workers with the same data directory, and what still runs."""
+        uid = os.geteuid() if self.run_as is None else self.run_as
+        with machine_errors("removing what earlier attempts left"):
+            for directory in self.workspaces.of_job(job_id):
+                kill_labelled(label_of(directory), uid)
+                remove_attempt(directory)
+
+    def _check_access(self) -> None:
+        """Raises ExecutorUnavailable when the steps' user can't get at its files; OSError."""
+        if self.run_as == 0:
+            raise ExecutorUnavailable("HADES_SANDBOX_UID must not be 0: steps never run as root")
+        self.workspaces.prepare()
+        if self.run_as is None:
+            return
+        closed = closed_part(self.run_as, self.workspaces.root)
+        if closed is not None:
+            raise ExecutorUnavailable(
+                f"{closed} is closed to uid {self.run_as}, as which steps run: set HADES_DATA_DIR "
+                "to a directory that it can reach, like /var/lib/hades"
+            )
+
+
+@contextmanager
+def machine_errors(doing: str) -> Iterator[None]:
+    """An OSError is the machine's failure."""
+    try:
+        yield
+    except OSError as error:
+        raise InfrastructureError(f"{doing} failed: {error}") from error

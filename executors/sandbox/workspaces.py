@@ -1,0 +1,117 @@
+"""The directories of attempts.
+
+    <root>/<job id>-<attempt>/shared    what the steps see as /shared
+    <root>/<job id>-<attempt>/base      the topmost layer of their roots: `skeleton`
+    <root>/<job id>-<attempt>/host      the same when the host's userland is the root: `host`
+
+Each is locked by its worker for as long as it lives: one that nobody has locked belongs to a worker
+that died.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from executors.sandbox.removal import remove_attempt
+from executors.sandbox.skeleton import write_skeleton
+
+logger = logging.getLogger(__name__)
+
+_HANDLE = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_NAME = re.compile(r"([A-Za-z0-9_-]+)-([0-9]+)")
+
+
+class Workspaces:
+    """For many threads. Everything may raise OSError."""
+
+    def __init__(self, root: Path, owner: int | None) -> None:
+        """`owner`: uid and gid of what the steps may write; None: whoever runs."""
+        self.root = root
+        self._owner = owner
+
+    @contextmanager
+    def create(self, job_id: str, attempt: int) -> Iterator[Path]:
+        """A new attempt's directory, locked until the block is left and it is removed.
+
+        What can't be removed then is logged, and left to whoever looks for orphans.
+        """
+        name = f"{job_id}-{attempt}"
+        if not _NAME.fullmatch(name):
+            raise OSError(f"no directory can be named after job {job_id!r}")
+        self.prepare()
+        draft = self.root / f".{secrets.token_hex(8)}"  # nobody sweeps it before it is locked
+        draft.mkdir()
+        with _locked(draft):
+            directory = draft.rename(self.root / name)
+            try:
+                self._fill(directory)
+                yield directory
+            finally:
+                _remove_or_log(directory)
+
+    def of_job(self, job_id: str) -> list[Path]:
+        """The directories of all attempts of a job."""
+        return [path for path, owner in self._all() if owner == job_id]
+
+    def remove_orphans(self) -> None:
+        """Remove what workers left that have died."""
+        for path, _ in self._all():
+            with _locked(path) as is_ours:
+                if is_ours:
+                    remove_attempt(path)
+
+    def prepare(self) -> None:
+        """Make the root: to be passed through by the steps' user, but not to be listed."""
+        if not self.root.is_dir():
+            self.root.mkdir(parents=True, exist_ok=True)
+            self.root.chmod(0o711)
+
+    def _fill(self, directory: Path) -> None:
+        directory.chmod(0o711)
+        write_skeleton(directory / "base", self._owner)
+        shared = directory / "shared"
+        shared.mkdir()
+        shared.chmod(0o755)
+        if self._owner is not None:
+            os.chown(shared, self._owner, self._owner)
+
+    def _all(self) -> list[tuple[Path, str]]:
+        """Each directory, and whose job's it is."""
+        if not self.root.is_dir():
+            return []
+        named = ((path, _NAME.fullmatch(path.name)) for path in self.root.iterdir())
+        return [(path, match[1]) for path, match in named if match]
+
+
+def _remove_or_log(directory: Path) -> None:
+    try:
+        remove_attempt(directory)
+    except OSError:
+        logger.exception("a workspace could not be removed", extra={"directory": str(directory)})
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[bool]:
+    """Whether the directory is there, was free, and is ours now until the block is left."""
+    try:
+        handle = os.open(directory, _HANDLE)
+    except FileNotFoundError:
+        yield False
+        return
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        os.close(handle)
