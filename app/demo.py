@@ -84,7 +84,9 @@ def _data_dir(wanted: Path) -> Iterator[Path]:
         yield wanted
         return
     with TemporaryDirectory(prefix="hades-demo-") as temporary:
-        yield Path(temporary)
+        directory = Path(temporary)
+        directory.chmod(0o711)  # steps of the sandbox run as a user of their own
+        yield directory
 
 
 class _LogFiles:

@@ -80,8 +80,9 @@ def pull(api: APIClient, image: str) -> None:
     repository, tag = parse_repository_tag(image)
     with engine_errors(f"pulling image {image}"):
         try:
-            for line in api.pull(repository, tag or "latest", stream=True, decode=True):
-                if "error" in line:
-                    raise ImageUnavailable(image, line["error"])
+            progress = api.pull(repository, tag or "latest", stream=True, decode=True)
+            errors = [line["error"] for line in progress if "error" in line]
         except APIError as error:
             raise ImageUnavailable(image, explain(error)) from error
+    if errors:
+        raise ImageUnavailable(image, errors[-1])

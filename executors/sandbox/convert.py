@@ -17,11 +17,6 @@ HOSTNAME = "job"
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 MAX_OPTIONS = 8900
 """Words that bubblewrap parses; its own limit is 9000."""
-DEFAULT_PIDS = 4096
-"""Processes and threads of a step that sets no limit: enough for builds, too few for a fork bomb
-to take the machine."""
-MAX_PIDS = 2**22
-"""No kernel has more."""
 
 ISOLATION = (
     "--unshare-user",
@@ -109,19 +104,11 @@ def is_plain(text: str) -> bool:
         return False
 
 
-def pids_limit(step: Step, kernel: tuple[int, ...]) -> int | None:
-    """How many processes and threads it may have; None where that can't be held.
-
-    Before Linux 5.14 all sandboxes of a user were counted together. Raises LimitUnsupported.
-    """
+def refuse_limits(step: Step) -> None:
+    """Raises LimitUnsupported for what only a cgroup could hold."""
     for field in ("cpu_limit", "memory_limit", "memory_swap"):
         if getattr(step, field):
             raise LimitUnsupported(field, "the sandbox executor has no means to hold it")
-    if kernel >= (5, 14):
-        return min(step.pids_limit, MAX_PIDS) or DEFAULT_PIDS
-    if step.pids_limit:
-        raise LimitUnsupported("pids_limit", "it takes Linux 5.14 to hold it")
-    return None
 
 
 def wants_network(step: Step, settings: SandboxSettings) -> bool:

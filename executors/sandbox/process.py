@@ -1,7 +1,7 @@
 """One sandbox: started blocked, released, listened to, and gone when its block is left.
 
     with Sandbox(launch) as sandbox:        bwrap has made the namespaces and waits
-        sandbox.limit_processes(...)        what has to be there before the command
+        ... sandbox.pid ...                 what has to be there before the command
         sandbox.release()                   the command begins
         sandbox.pump(sink)                  until it has ended, with all it started
     sandbox.ending()                        how
@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import selectors
 import subprocess
 import threading
@@ -84,12 +83,6 @@ class Sandbox:
     def __exit__(self, *_: object) -> None:
         """Raises InfrastructureError when a process can't be killed."""
         self._close()
-
-    def limit_processes(self, most: int) -> None:
-        """Processes and threads that the command may have at a time, itself included."""
-        most += 1  # init is one of them
-        with suppress(ProcessLookupError):
-            resource.prlimit(self.pid, resource.RLIMIT_NPROC, (most, most))
 
     def release(self) -> None:
         """Let the command begin."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
-import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -20,15 +18,13 @@ from executors.sandbox.convert import User
 from executors.sandbox.errors import exec_exit_code, exec_failure, setup_failed
 from executors.sandbox.host import host_root
 from executors.sandbox.images import ImageStore
+from executors.sandbox.limits import limit_pids
 from executors.sandbox.manifests import ImageConfig
 from executors.sandbox.network import require_network, user_network
 from executors.sandbox.process import Ending, Sandbox
 from executors.sandbox.spawn import Launch
 from executors.sandbox.users import find_user
 from executors.settings import SandboxSettings
-
-KERNEL = tuple(int(number) for number in re.findall(r"\d+", os.uname().release)[:2])
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Machine:
@@ -66,7 +62,7 @@ class SandboxWorkspace(Workspace):
     def run_step(self, step: Step, sink: Sink, timeout: float | None) -> StepResult:
         """A fresh root; only `/shared` goes from step to step."""
         until = None if timeout is None else monotonic() + timeout
-        pids = convert.pids_limit(step, KERNEL)
+        convert.refuse_limits(step)
         networked = convert.wants_network(step, self._machine.settings)
         if networked:
             require_network()
@@ -80,8 +76,7 @@ class SandboxWorkspace(Workspace):
         if userland.note:
             sink.write(OutputStream.STDERR, userland.note.encode())
         with Sandbox(launch) as sandbox, killed_at(until, sandbox.kill), ExitStack() as network:
-            if pids is not None:
-                sandbox.limit_processes(pids)
+            limit_pids(sandbox.pid, step.pids_limit, self._machine.run_as)
             if networked:
                 network.enter_context(self._network(sandbox))
             sandbox.release()

@@ -351,7 +351,7 @@ class ExecutorContract(CoreContract):
     def test_a_script_reaches_its_shell_as_it_is(
         self, executor: Executor, image: str, script: str, stdout: str | None
     ) -> None:
-        expected = stdout or "double 'single' \"both\" single \"double\"\n"
+        expected = stdout or 'double \'single\' "both" single "double"\n'
         assert self.outputs(executor, image, script).decode() == expected
 
     def test_a_value_of_metadata_is_not_interpreted(self, executor: Executor, image: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from executors.base import LABEL_JOB_ID, Executor, StepResult
-from executors.docker.executor import DockerExecutor
+from executors.docker.executor import DockerExecutor, shared_for_everybody
 from executors.errors import (
     ImageUnavailable,
     InfrastructureError,
@@ -59,7 +59,9 @@ class TestDocker(ExecutorContract):
         self, engine: DockerSettings, debian_image: str
     ) -> None:
         """Read by Python: a shell drops variables that it could not name."""
-        script = 'import os; print(*(os.environ["hades.tum.de/priority" + n] for n in ("", "Name")))'
+        script = (
+            'import os; print(*(os.environ["hades.tum.de/priority" + n] for n in ("", "Name")))'
+        )
         python = DockerSettings(host=engine.host, script_executor=("python3", "-c"))
         step, sink = Step(image=debian_image, script=script), Recorder()
         with closing(DockerExecutor(python, "tests")) as executor:
@@ -160,9 +162,7 @@ class TestDocker(ExecutorContract):
     ) -> None:
         assert self.outputs(executor, debian_image, "a=(1 2); echo ${#a[@]}") == b"2\n"
 
-    @pytest.mark.parametrize(
-        ("program", "code"), [("/no/such/shell", 127), ("/etc/passwd", 126)]
-    )
+    @pytest.mark.parametrize(("program", "code"), [("/no/such/shell", 127), ("/etc/passwd", 126)])
     def test_a_shell_that_cannot_be_executed_is_the_steps_result_with_a_reason(
         self, engine: DockerSettings, image: str, program: str, code: int
     ) -> None:
@@ -222,9 +222,7 @@ class TestDocker(ExecutorContract):
                 workspace.run_step(step, sink, None)
         self.assert_nothing_left(executor, job)
 
-    def test_an_engine_that_is_gone_is_the_machines_failure(
-        self, nowhere: DockerExecutor
-    ) -> None:
+    def test_an_engine_that_is_gone_is_the_machines_failure(self, nowhere: DockerExecutor) -> None:
         with pytest.raises(InfrastructureError, match=r"none\.sock"):
             with nowhere.open(job_of(), 1):
                 pass
@@ -251,14 +249,15 @@ def user_image(shared_executor: DockerExecutor, busybox_image: str) -> Iterator[
 
 
 @pytest.fixture(scope="module")
-def bare_image(shared_executor: DockerExecutor, busybox_image: str) -> Iterator[str]:
+def bare_image(shared_executor: DockerExecutor) -> Iterator[str]:
     """An image that says not what to run."""
-    yield from derived(shared_executor, busybox_image, "hades-test/bare:latest", "CMD []")
+    repository, tag = "hades-test/bare", "latest"
+    shared_executor.api.import_image_from_data(shared_for_everybody(), repository, tag)
+    yield f"{repository}:{tag}"
+    shared_executor.api.remove_image(f"{repository}:{tag}")
 
 
-def derived(
-    executor: DockerExecutor, base: str, name: str, instruction: str
-) -> Iterator[str]:
+def derived(executor: DockerExecutor, base: str, name: str, instruction: str) -> Iterator[str]:
     container = executor.api.create_container(base)["Id"]
     repository, tag = name.split(":")
     executor.api.commit(container, repository, tag, changes=[instruction])
