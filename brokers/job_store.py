@@ -47,6 +47,8 @@ class JobRecord:
     name: str
     priority: str
     """`high`, `medium` or `low`."""
+    step_names: tuple[str, ...] = ()
+    """How messages call the steps, all of them, in order."""
     state: JobState = JobState.QUEUED
     reason: str = ""
     attempt: int = 0
@@ -64,6 +66,7 @@ class JobRecord:
             id=job.id,
             name=job.name,
             priority=Priority.of(job.priority).label,
+            step_names=tuple(step.label for step in job.steps),
             queued_at=utc_now(),
         )
 
@@ -76,6 +79,7 @@ class JobRecord:
         """Fields that this version does not know are left out."""
         known = {key: value for key, value in data.items() if key in cls.__slots__}
         known["state"] = JobState(known["state"])
+        known["step_names"] = tuple(known.get("step_names", ()))
         known["steps"] = tuple(StepRecord(**step) for step in known["steps"])
         return cls(**known)
 

@@ -62,6 +62,7 @@ class ImageUnavailable(StepRefused):
         super().__init__(
             f"encountered 1 errors while pulling images: failed to pull image {image}: {why}"
         )
+        self.why = why
 
 
 class LimitUnsupported(StepRefused):

@@ -35,11 +35,12 @@ def logs_blueprint(store: JobStore, reader: LogReader) -> Blueprint:
 
     @blueprint.get("/jobs/<job_id>/logs/stream")
     def job_stream(job_id: str) -> Response | tuple[Response, int]:
-        if store.get(job_id) is None:
+        record = store.get(job_id)
+        if record is None:
             return _unknown(job_id)
         after = request.headers.get("Last-Event-ID", "0")
         frames = reader.follow(job_id, after=int(after) if after.isdigit() else 0)
-        return Response(_events(frames), mimetype="text/event-stream", headers=_SSE_HEADERS)
+        return Response(_events(record, frames), mimetype="text/event-stream", headers=_SSE_HEADERS)
 
     @blueprint.get("/health")
     def health() -> Response:
@@ -52,14 +53,14 @@ def _unknown(job_id: str) -> tuple[Response, int]:
     return jsonify(error=f"job not found: {job_id}"), 404
 
 
-def _events(items: Iterator[LogMessage | JobRecord | None]) -> Iterator[str]:
+def _events(record: JobRecord, items: Iterator[LogMessage | JobRecord | None]) -> Iterator[str]:
     for item in items:
         if item is None:
             yield ": ping\n\n"
         elif isinstance(item, JobRecord):
             yield _frame(_job_frame(item))
         else:
-            yield f"id: {item.sequence}\n{_frame(_log_frame(item))}"
+            yield f"id: {item.sequence}\n{_frame(_log_frame(item, record.step_names))}"
 
 
 def _frame(body: dict[str, Any]) -> str:
@@ -73,10 +74,11 @@ def _job_frame(record: JobRecord) -> dict[str, Any]:
     return {"type": "job", "job": job}
 
 
-def _log_frame(message: LogMessage) -> dict[str, Any]:
+def _log_frame(message: LogMessage, names: tuple[str, ...]) -> dict[str, Any]:
+    name = names[message.step] if message.step < len(names) else ""
     return {
         "type": "log",
         "job": {"id": message.body["job_id"], "status": ""},
         "log": message.body,
-        "step": {"index": message.step},
+        "step": {"index": message.step, "name": name},
     }

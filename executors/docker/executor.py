@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from math import ceil
 from typing import Any
 
 from docker import APIClient
@@ -29,7 +30,7 @@ from executors.errors import (
 from executors.job import SHARED_DIR, Job, Step
 from executors.settings import DockerSettings
 
-TIMEOUT = 60.0
+TIMEOUT = 60
 """Seconds that the Engine may take for an answer; streams and waits have no such limit."""
 POOL_SIZE = 64
 """Connections kept open for the threads of a worker."""
@@ -189,12 +190,15 @@ class DockerWorkspace(Workspace):
                     return refused
                 with killed_after(partial(self._kill, container), deadline) as killed:
                     output.copy(connection, sink, deadline, KILL_GRACE)
-                    code = self._api.wait(container, timeout=deadline.left(KILL_GRACE))[
-                        "StatusCode"
-                    ]
+                    code = self._wait(container, deadline)
             if killed.is_set():
                 return StepResult(exit_code=None, timed_out=True)
             return StepResult(exit_code=code, oom_killed=self._out_of_memory(container, code))
+
+    def _wait(self, container: str, deadline: Deadline) -> int:
+        left = deadline.left(KILL_GRACE)
+        seconds = None if left is None else ceil(left)
+        return int(self._api.wait(container, timeout=seconds)["StatusCode"])
 
     def _start(self, container: str) -> StepResult | None:
         """A result when the Engine could not execute what the image or the job names."""

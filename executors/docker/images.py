@@ -50,7 +50,8 @@ class Images:
         """Settles the future, whatever happens."""
         error: BaseException | None = None
         try:
-            pull(api, image)
+            if inspect(api, image) is None:  # else a pull ended just before this one was asked for
+                pull(api, image)
         except BaseException as caught:
             error = caught
         with self._lock:

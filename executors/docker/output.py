@@ -65,7 +65,9 @@ def copy(connection: socket.socket, sink: Sink, deadline: Deadline, grace: float
             _copy_frame(frames, sink, stream, size)
 
 
-def _copy_frame(frames: io.BufferedReader, sink: Sink, stream: OutputStream, size: int) -> None:
+def _copy_frame(
+    frames: io.BufferedReader[Frames], sink: Sink, stream: OutputStream, size: int
+) -> None:
     while size:
         data = frames.read1(min(size, CHUNK))
         if not data:

@@ -135,13 +135,13 @@ class TestDocker(ExecutorContract):
     def test_a_network_that_is_not_the_steps_to_join_is_refused(
         self, executor: DockerExecutor, image: str, network: str
     ) -> None:
-        with pytest.raises(LimitUnsupported, match="^network "):
+        with pytest.raises(LimitUnsupported, match=r"^network "):
             self.run_one(executor, image, "true", network=network)
 
     def test_the_hosts_network_is_refused_by_its_id_too(
         self, executor: DockerExecutor, image: str
     ) -> None:
-        with pytest.raises(LimitUnsupported, match="^network "):
+        with pytest.raises(LimitUnsupported, match=r"^network "):
             self.run_one(
                 executor, image, "true", network=executor.api.inspect_network("host")["Id"]
             )
@@ -177,7 +177,7 @@ class TestDocker(ExecutorContract):
     def test_an_image_without_a_command_is_refused(
         self, executor: DockerExecutor, bare_image: str
     ) -> None:
-        with pytest.raises(StepRefused, match="(?i)no command"):
+        with pytest.raises(StepRefused, match=r"(?i)no command"):
             self.run_one(executor, bare_image, "")
 
     @pytest.mark.parametrize("name", ["", "UPPER CASE", "a:b:c"])

@@ -130,7 +130,7 @@ def test_networks(network: str, told: dict[str, str]) -> None:
 
 @pytest.mark.parametrize("network", ["host", "container:abc", "ns:/proc/1/ns/net"])
 def test_a_network_of_somebody_else_is_refused(network: str) -> None:
-    with pytest.raises(LimitUnsupported, match="^network "):
+    with pytest.raises(LimitUnsupported, match=r"^network "):
         config_of(Step(image="a", network=network))
 
 
