@@ -81,6 +81,11 @@ class Events:
             f"{batch.job_id}-{batch.attempt}-log-{batch.sequence}",
         )
 
+    def ended(self, record: JobRecord) -> None:
+        """Tell how the job ended. Again does no harm: for a while, streams drop what they have."""
+        self.result(record)
+        self.status(record.id, record.state, attempt=record.attempt, reason=record.reason)
+
     def result(self, record: JobRecord) -> None:
         """Publish how the job ended."""
         self._publish(
@@ -93,7 +98,12 @@ class Events:
     def _publish(self, subject: str, data: bytes, headers: dict[str, str], message_id: str) -> None:
         self.declare()
         self.connection.publish(
-            subject, data, headers=headers, message_id=message_id, patience=self._patience
+            subject,
+            data,
+            headers=headers,
+            message_id=message_id,
+            patience=self._patience,
+            declare=self._declare,
         )
 
 

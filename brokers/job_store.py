@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -77,11 +77,16 @@ class JobRecord:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> JobRecord:
         """Fields that this version does not know are left out."""
-        known = {key: value for key, value in data.items() if key in cls.__slots__}
+        known = _known(cls, data)
         known["state"] = JobState(known["state"])
         known["step_names"] = tuple(known.get("step_names", ()))
-        known["steps"] = tuple(StepRecord(**step) for step in known["steps"])
+        known["steps"] = tuple(StepRecord(**_known(StepRecord, step)) for step in known["steps"])
         return cls(**known)
+
+
+def _known(cls: type[Any], data: Mapping[str, Any]) -> dict[str, Any]:
+    names = {field.name for field in fields(cls)}
+    return {key: value for key, value in data.items() if key in names}
 
 
 def utc_now() -> str:
@@ -132,12 +137,24 @@ class JobStore:
         self, claimed: JobRecord, state: JobState, reason: str, steps: tuple[StepRecord, ...]
     ) -> JobRecord:
         """End the attempt. Raises AttemptLost when it is not the job's current one."""
+        ended = replace(claimed, state=state, reason=reason, steps=steps, finished_at=utc_now())
 
         def end(record: JobRecord | None) -> JobRecord:
-            _must_be_current(record, claimed)
-            return replace(claimed, state=state, reason=reason, steps=steps, finished_at=utc_now())
+            if record != ended:  # else it was stored, and only the server's answer got lost
+                _must_be_current(record, claimed)
+            return ended
 
         return _there(self._change(claimed.id, end))
+
+    def withdraw(self, job_id: str, reason: str) -> JobRecord | None:
+        """Fail a job that did not reach the queue; None when it did after all, or is not known."""
+
+        def end(record: JobRecord | None) -> JobRecord | None:
+            if record is None or record.state is not JobState.QUEUED or record.attempt > 0:
+                return None
+            return replace(record, state=JobState.FAILED, reason=reason, finished_at=utc_now())
+
+        return self._change(job_id, end)
 
     def give_back(self, claimed: JobRecord, *, counted: bool) -> JobRecord:
         """The attempt ended without an outcome: the job waits again. Raises AttemptLost."""

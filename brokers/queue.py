@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from dramatiq import Message
 from dramatiq.errors import BrokerConnectionError, BrokerError
@@ -14,7 +17,7 @@ from brokers.nats import NatsBroker
 from brokers.nats.connection import NatsConnection
 from brokers.nats.errors import MessageTooLarge
 from brokers.settings import NatsSettings
-from executors.errors import JobTooLarge, QueueUnavailable
+from executors.errors import JobTooLarge, QueueError, QueueUnavailable
 from executors.job import Job, JobState, Priority
 
 PUT_PATIENCE = 5.0
@@ -54,31 +57,38 @@ class JobQueue:
         self._broker = broker
         self._store = store
         self._events = events
+        self._closed = False
 
     def put(self, job: Job) -> None:
         """Record the job, announce it and put it on the queue.
 
-        Raises JobTooLarge, QueueUnavailable; then the job is not on the queue.
+        Raises JobTooLarge, QueueUnavailable; then nobody will run the job, also when NATS has the
+        message and only its answer was lost: the record says Failed as soon as NATS is back.
         """
-        try:
+        with _told_to_the_client():
             self._store.create(JobRecord.of(job))
-            self._events.status(job.id, JobState.QUEUED)
-            self._broker.enqueue(message_of(job))
-        except MessageTooLarge as error:
-            self._withdraw(job, "the job does not fit into one message")
-            raise JobTooLarge(str(error)) from error
-        except BrokerConnectionError as error:
-            raise QueueUnavailable(str(error)) from error
-        except BrokerError as error:
-            self._withdraw(job, "the queue refused the job")
-            raise QueueUnavailable(str(error)) from error
+        try:
+            with _told_to_the_client():
+                self._events.status(job.id, JobState.QUEUED)
+                self._broker.enqueue(message_of(job))
+        except JobTooLarge:
+            self._withdraw(job.id, "the job does not fit into one message")
+            raise
+        except QueueError:
+            reason = "the job could not be put on the queue"
+            threading.Thread(target=self._withdraw, args=(job.id, reason), daemon=True).start()
+            raise
 
-    def _withdraw(self, job: Job, reason: str) -> None:
-        """Nobody will run the job: its record must not say that it waits."""
-        claimed = self._store.claim(job, worker="")
-        if claimed is not None:
-            self._store.finish(claimed, JobState.FAILED, reason, ())
-            self._events.status(job.id, JobState.FAILED, reason=reason)
+    def _withdraw(self, job_id: str, reason: str) -> None:
+        """The record must not say that the job waits, nor a worker run what has been refused."""
+        while not self._closed:
+            try:
+                record = self._store.withdraw(job_id, reason)
+                if record is not None:
+                    self._events.ended(record)
+                return
+            except BrokerConnectionError:
+                log.info("a job waits to be withdrawn", extra={"job_id": job_id})
 
     @property
     def connected(self) -> bool:
@@ -87,8 +97,20 @@ class JobQueue:
 
     def close(self) -> None:
         """Close the connection. Idempotent."""
+        self._closed = True
         self._broker.close()
         self._broker.connection.close()
+
+
+@contextmanager
+def _told_to_the_client() -> Iterator[None]:
+    """The broker's errors as those of `executors.errors`."""
+    try:
+        yield
+    except MessageTooLarge as error:
+        raise JobTooLarge(str(error)) from error
+    except BrokerError as error:
+        raise QueueUnavailable(str(error)) from error
 
 
 def open_queue(settings: NatsSettings) -> JobQueue:

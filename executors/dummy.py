@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from posixpath import join
+from typing import NoReturn
 
 from executors.base import Executor, OutputStream, Sink, StepResult, Workspace
 from executors.errors import ImageUnavailable, InfrastructureError, LimitUnsupported, StepRefused
@@ -69,8 +70,8 @@ class DummyWorkspace(Workspace):
         if step.network == "host":
             raise LimitUnsupported("network", "host would not be isolated")
         sink.open(f"dummy-{step.label}")
-        container = _Container(environment(self.job, step), dict(self.shared), sink, timeout)
-        result = container.run(step.script, self.gone)
+        container = _Container(self, step, sink)
+        result = container.run(step.script, timeout)
         files = container.files.items()
         self.shared.update(
             {name: text for name, text in files if name.startswith(f"{SHARED_DIR}/")}
@@ -78,13 +79,20 @@ class DummyWorkspace(Workspace):
         return result
 
 
+class _Ended(Exception):
+    """The script goes no further."""
+
+    def __init__(self, result: StepResult) -> None:
+        self.result = result
+
+
 class _Container:
     """What a script can see and change."""
 
-    def __init__(
-        self, env: dict[str, str], files: dict[str, str], sink: Sink, timeout: float | None
-    ) -> None:
-        self.env, self.files, self.sink, self.left = env, files, sink, timeout
+    def __init__(self, workspace: DummyWorkspace, step: Step, sink: Sink) -> None:
+        self.env, self.files = environment(workspace.job, step), dict(workspace.shared)
+        self.sink, self.gone = sink, workspace.gone
+        self.left: float | None = None
         self.commands: dict[str, Callable[[str], int]] = {
             "echo": lambda text: self.out(f"{text}\n".encode()),
             "err": lambda text: self.out(f"{text}\n".encode(), OutputStream.STDERR),
@@ -94,33 +102,39 @@ class _Container:
             "repeat": lambda rest: self.out(_repeated(*rest.split(" ", 1)).encode()),
             "write": lambda rest: self.write(*rest.split(" ", 1)),
             "cat": self.cat,
+            "sleep": lambda seconds: self.sleep(float(seconds)),
             "true": lambda _: 0,
             "false": lambda _: 1,
-            "fail": _raise(InfrastructureError),
-            "refuse": _raise(StepRefused),
+            "exit": lambda code: _raise(_Ended(StepResult(exit_code=int(code)))),
+            "fail": lambda text: _raise(InfrastructureError(text)),
+            "refuse": lambda text: _raise(StepRefused(text)),
         }
 
-    def run(self, script: str, gone: threading.Event) -> StepResult:
-        """`gone` ends it as a kill would."""
+    def run(self, script: str, timeout: float | None) -> StepResult:
+        """Time passes only in `sleep`."""
+        self.left = timeout
         code = 0
-        for line in filter(None, map(str.strip, script.splitlines())):
-            command, _, rest = line.partition(" ")
-            if command == "exit":
-                return StepResult(exit_code=int(rest))
-            if command == "sleep":
-                seconds = float(rest)
-                if gone.wait(seconds if self.left is None else min(seconds, self.left)):
-                    raise InfrastructureError("the workspace was removed under its step")
-                if self.left is not None and (left := self.left - seconds) <= 0:
-                    return StepResult(exit_code=None, timed_out=True)
-                self.left = None if self.left is None else left
-                code = 0
-            elif run := self.commands.get(command):
-                code = run(rest)
-            else:
-                code = NOT_FOUND
-                self.out(f"{command}: not found\n".encode(), OutputStream.STDERR)
+        try:
+            for line in filter(None, map(str.strip, script.splitlines())):
+                name, _, rest = line.partition(" ")
+                code = self.commands[name](rest) if name in self.commands else self.unknown(name)
+        except _Ended as end:
+            return end.result
         return StepResult(exit_code=code)
+
+    def unknown(self, name: str) -> int:
+        self.out(f"{name}: not found\n".encode(), OutputStream.STDERR)
+        return NOT_FOUND
+
+    def sleep(self, seconds: float) -> int:
+        limit = seconds if self.left is None else min(seconds, self.left)
+        if self.gone.wait(limit):
+            raise InfrastructureError("the workspace was removed under its step")
+        if self.left is not None:
+            self.left -= limit
+            if self.left <= 0:
+                raise _Ended(StepResult(exit_code=None, timed_out=True))
+        return 0
 
     def out(self, data: bytes, stream: OutputStream = OutputStream.STDOUT) -> int:
         """Like every command, returns its exit code."""
@@ -143,8 +157,5 @@ def _repeated(times: str, text: str) -> str:
     return text * int(times)
 
 
-def _raise(error: type[Exception]) -> Callable[[str], int]:
-    def command(text: str) -> int:
-        raise error(text)
-
-    return command
+def _raise(error: Exception) -> NoReturn:
+    raise error

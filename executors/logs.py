@@ -25,6 +25,8 @@ MAX_BATCH_CHARS = 100 * 1024
 """JSON needs up to six bytes for a character: such a batch fits NATS' largest message."""
 MAX_PENDING_CHARS = 4 * 1024 * 1024
 """What waits for NATS before the step that writes it has to wait too."""
+ENTRY_CHARS = 100
+"""What an entry counts on top of its message: empty lines take memory as well."""
 BATCH_SECONDS = 0.05
 TAIL_ENTRIES = 200
 """Last lines of a step that are kept when its output is cut."""
@@ -63,7 +65,7 @@ class LogBatcher:
             if self._error is not None:
                 raise self._error
             self._pending.append((step, container_id, entry))
-            self._chars += 0 if entry is None else len(entry.message)
+            self._chars += _weight(entry)
             self._changed.notify_all()
 
     def close(self) -> None:
@@ -80,6 +82,8 @@ class LogBatcher:
             while batch := self._take():
                 started = monotonic()
                 self._publish(batch)
+                if not batch.entries:
+                    continue  # only a slot: the first line still goes out at once
                 with self._changed:
                     rest = BATCH_SECONDS - (monotonic() - started)
                     self._changed.wait_for(self._urgent, timeout=max(rest, 0))
@@ -102,10 +106,10 @@ class LogBatcher:
             chars = 0
             while self._fits(step, container_id, len(entries), chars):
                 entry = self._pending.popleft()[2]
+                self._chars -= _weight(entry)
                 if entry is not None:
                     entries.append(entry)
                     chars += len(entry.message)
-            self._chars -= chars
             self._changed.notify_all()
             sequence, self._sequence = self._sequence, self._sequence + 1
             return LogBatch(
@@ -123,6 +127,10 @@ class LogBatcher:
         entry = self._pending[0][2]
         more = 0 if entry is None else len(entry.message)
         return entries == 0 or (entries < MAX_BATCH_ENTRIES and chars + more <= MAX_BATCH_CHARS)
+
+
+def _weight(entry: LogEntry | None) -> int:
+    return ENTRY_CHARS + (0 if entry is None else len(entry.message))
 
 
 class LineSink:
@@ -183,7 +191,7 @@ class LineSink:
         *lines, rest = (self._open_line[stream] + text).split("\n")
         for line in lines:
             self._emit(stream, line.removesuffix("\r"))
-        while len(rest) >= MAX_LINE:
+        while len(rest) > MAX_LINE:  # a full line may just lack its newline
             self._emit(stream, rest[:MAX_LINE])
             rest = rest[MAX_LINE:]
         self._open_line[stream] = rest

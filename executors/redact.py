@@ -6,7 +6,8 @@ Which values are secrets is told by the name of their key, in the words of the f
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from typing import AnyStr
 
 from executors.base import OutputStream, Sink
 from executors.job import Job
@@ -14,6 +15,8 @@ from executors.job import Job
 MASK = "••••••"
 MIN_SECRET = 4
 """Characters; a shorter value would mask half of every log."""
+MIN_HELD = 64 * 1024
+"""Bytes that may wait for what follows, at least."""
 
 _SECRET_KEY = re.compile(
     r"token|passwd|password|pwd|secret|api[_-]?key|access[_-]?key|credential|auth(?!or)"
@@ -48,9 +51,33 @@ def _secret_values(metadata: Mapping[str, str]) -> Iterable[str]:
 
 def mask(text: str, secrets: Iterable[str]) -> str:
     """`text` with every secret replaced."""
-    for secret in sorted(secrets, key=len, reverse=True):
-        text = text.replace(secret, MASK)
-    return text
+    return _masked(text, _spans(text, secrets), MASK)
+
+
+def _spans(text: AnyStr, secrets: Iterable[AnyStr]) -> list[tuple[int, int]]:
+    """Where secrets stand, in order; those that overlap count as one."""
+    spans: list[tuple[int, int]] = []
+    for start, end in sorted(span for secret in secrets for span in _places(text, secret)):
+        if spans and start < spans[-1][1]:
+            spans[-1] = (spans[-1][0], max(end, spans[-1][1]))
+        else:
+            spans.append((start, end))
+    return spans
+
+
+def _places(text: AnyStr, secret: AnyStr) -> Iterator[tuple[int, int]]:
+    start = text.find(secret)
+    while start >= 0:
+        yield start, start + len(secret)
+        start = text.find(secret, start + 1)
+
+
+def _masked(text: AnyStr, spans: Iterable[tuple[int, int]], instead: AnyStr) -> AnyStr:
+    pieces, done = [], 0
+    for start, end in spans:
+        pieces += [text[done:start], instead]
+        done = end
+    return instead[:0].join([*pieces, text[done:]])
 
 
 class MaskingSink:
@@ -58,8 +85,8 @@ class MaskingSink:
 
     def __init__(self, sink: Sink, secrets: Iterable[str]) -> None:
         self._sink = sink
-        self._secrets = sorted((secret.encode() for secret in secrets), key=len, reverse=True)
-        self._pattern = re.compile(b"|".join(map(re.escape, self._secrets)))
+        self._secrets = [secret.encode() for secret in secrets]
+        self._most_held = max([MIN_HELD, *(2 * len(secret) for secret in self._secrets)])
         self._held = dict.fromkeys(OutputStream, b"")
 
     def open(self, container_id: str) -> None:
@@ -68,23 +95,31 @@ class MaskingSink:
 
     def write(self, stream: OutputStream, data: bytes) -> None:
         """See `Sink.write`. What may be the beginning of a secret waits for what follows."""
-        text = self._pattern.sub(MASK.encode(), self._held[stream] + data)
-        held = self._beginning_of_a_secret(text)
-        self._held[stream] = text[len(text) - held :]
-        if len(text) > held:
-            self._sink.write(stream, text[: len(text) - held])
-
-    def _beginning_of_a_secret(self, text: bytes) -> int:
-        longest = min(len(text), len(self._secrets[0]) - 1)
-        for length in range(longest, 0, -1):
-            end = text[-length:]
-            if any(len(secret) > length and secret.startswith(end) for secret in self._secrets):
-                return length
-        return 0
+        text = self._held[stream] + data
+        spans = _spans(text, self._secrets)
+        ready = len(text) - max((_begun(text, secret) for secret in self._secrets), default=0)
+        while spans and spans[-1][1] > ready:  # it goes on, or may turn out to be a longer one
+            ready = min(ready, spans.pop()[0])
+        if len(text) - ready > self._most_held:  # overlapping secrets without an end
+            ready, spans = len(text), _spans(text, self._secrets)
+        self._held[stream] = text[ready:]
+        if ready:
+            self._sink.write(stream, _masked(text[:ready], spans, MASK.encode()))
 
     def close(self) -> None:
         """Pass on what was held back."""
-        for stream, held in self._held.items():
-            if held:
-                self._sink.write(stream, held)
+        for stream, text in self._held.items():
+            if text:
                 self._held[stream] = b""
+                spans = _spans(text, self._secrets)
+                self._sink.write(stream, _masked(text, spans, MASK.encode()))
+
+
+def _begun(text: bytes, secret: bytes) -> int:
+    """Length of the longest end of `text` with which the secret begins, but does not end."""
+    start = text.find(secret[:1], max(0, len(text) - len(secret) + 1))
+    while start >= 0:
+        if secret.startswith(text[start:]):
+            return len(text) - start
+        start = text.find(secret[:1], start + 1)
+    return 0

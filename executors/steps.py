@@ -20,7 +20,7 @@ from executors.base import Sink, StepResult, Workspace
 from executors.errors import StepRefused
 from executors.job import Job, OutputStream, Step
 from executors.logs import LineSink, LogBatcher
-from executors.redact import MaskingSink
+from executors.redact import MaskingSink, mask
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ class StepLogs:
 
 
 class Masking:
-    """Replaces the job's secrets in its output."""
+    """Replaces the job's secrets in its output, and in the reason why a step did not start."""
 
     def __init__(self, secrets: Iterable[str]) -> None:
         self._secrets = frozenset(secrets)
@@ -105,9 +105,10 @@ class Masking:
             return proceed(context)
         sink = MaskingSink(context.sink, self._secrets)
         try:
-            return proceed(replace(context, sink=sink))
+            result = proceed(replace(context, sink=sink))
         finally:
             sink.close()
+        return replace(result, reason=mask(result.reason, self._secrets))
 
 
 class Refusals:

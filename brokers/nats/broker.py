@@ -21,7 +21,6 @@ from nats.aio.msg import Msg
 
 from .connection import REQUEST_SECONDS, NatsConnection
 from .consumer import NatsConsumer
-from .errors import MessageTooLarge
 from .streams import Names, ensure_stream, lane_consumer, queue_stream
 
 ENQUEUE_PATIENCE = 10.0
@@ -153,11 +152,13 @@ class NatsBroker(Broker):
 
     def _publish(self, subject: str, data: bytes, headers: dict[str, str], uid: str) -> int:
         self._declare_once()
-        limit = self.connection.client.max_payload
-        if len(data) + sum(len(k) + len(v) + 4 for k, v in headers.items()) + 64 > limit:
-            raise MessageTooLarge(f"{len(data)} bytes; the server takes {limit}")
         return self.connection.publish(
-            subject, data, headers=headers, message_id=uid, patience=ENQUEUE_PATIENCE
+            subject,
+            data,
+            headers=headers,
+            message_id=uid,
+            patience=ENQUEUE_PATIENCE,
+            declare=self.declare_on_server,
         )
 
     def _declare_once(self) -> None:

@@ -67,10 +67,11 @@ class Bucket:
     def declare(self, patience: float = PATIENCE) -> None:
         """Create the bucket unless it is there. Idempotent."""
         if not self._declared:
-            self.connection.patiently(
-                lambda: ensure_stream(self.connection.jetstream, self._config), patience
-            )
+            self.connection.patiently(self._ensure, patience)
             self._declared = True
+
+    async def _ensure(self) -> None:
+        await ensure_stream(self.connection.jetstream, self._config)
 
     def get(self, key: str, *, patience: float = PATIENCE) -> Entry:
         """The value of the key, and its revision."""
@@ -84,7 +85,7 @@ class Bucket:
             except nats.js.errors.NotFoundError:
                 return None
 
-        message = self.connection.patiently(attempt, patience)
+        message = self.connection.patiently(attempt, patience, declare=self._ensure)
         if message is None:
             return Entry(None, 0)
         over = _is_over(message.headers or {})
@@ -120,6 +121,7 @@ class Bucket:
             headers=headers,
             message_id=secrets.token_hex(12),
             patience=patience,
+            declare=self._ensure,
         )
 
     def delete(self, key: str) -> None:

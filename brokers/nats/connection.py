@@ -18,10 +18,11 @@ from time import monotonic
 from typing import Any, TypeVar
 
 import nats
+import nats.js.errors
 from nats.aio.client import Client
 from nats.js import JetStreamContext
 
-from .errors import ConnectionClosed, ConnectionFailed, translated
+from .errors import ConnectionClosed, ConnectionFailed, MessageTooLarge, translated
 
 T = TypeVar("T")
 
@@ -31,6 +32,11 @@ RECONNECT_SECONDS = 0.25
 """Between two rounds over the servers while none answers; jittered by up to as much again."""
 
 _LONGEST_WAIT = 3600.0
+_NOBODY_ANSWERS = (
+    nats.errors.NoRespondersError,
+    nats.js.errors.NoStreamResponseError,
+    nats.js.errors.ServiceUnavailableError,
+)
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +86,14 @@ class NatsConnection:
                 self._client = self._open()
             return self._client
 
+    def _refuse_on_a_loop(self) -> None:
+        """What still runs on the loop after `close` must not open the connection anew."""
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return
+        raise ConnectionClosed("the connection is closed")
+
     @property
     def jetstream(self) -> JetStreamContext:
         """JetStream on that client."""
@@ -91,6 +105,7 @@ class NatsConnection:
         return self._client is not None and bool(self._client.is_connected)
 
     def _open(self) -> Client:
+        self._refuse_on_a_loop()
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
             self._thread = threading.Thread(
@@ -120,6 +135,7 @@ class NatsConnection:
                     max_outstanding_pings=2,
                     disconnected_cb=self._on_disconnected,
                     reconnected_cb=self._on_reconnected,
+                    closed_cb=self._on_closed,
                     error_cb=_on_error,
                     **{key: value for key, value in self._options.items() if value is not None},
                 ),
@@ -133,6 +149,10 @@ class NatsConnection:
     async def _on_disconnected(self) -> None:
         log.warning("NATS connection lost, reconnecting")
 
+    async def _on_closed(self) -> None:
+        if self._client is not None:  # nobody has called `close`
+            log.critical("NATS has closed the connection for good")
+
     async def _on_reconnected(self) -> None:
         log.info("NATS connection is back")
         self._up.set()
@@ -141,8 +161,9 @@ class NatsConnection:
 
     def on_reconnect(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Call `callback` on the loop after each reconnect; returns what takes it off again."""
-        self._reconnected.append(callback)
-        return lambda: self._reconnected.remove(callback)
+        callbacks = self._reconnected
+        callbacks.append(callback)
+        return lambda: callbacks.remove(callback)
 
     def run(self, coroutine: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
         """Run `coroutine` on the loop and wait for it, `timeout` seconds at most.
@@ -173,30 +194,44 @@ class NatsConnection:
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(callback, *args)
 
-    def patiently(self, attempt: Callable[[], Coroutine[Any, Any, T]], patience: float) -> T:
+    def patiently(
+        self,
+        attempt: Callable[[], Coroutine[Any, Any, T]],
+        patience: float,
+        *,
+        declare: Callable[[], Awaitable[None]] | None = None,
+    ) -> T:
         """Run `attempt()` until it gets through, for `patience` seconds of NATS being away.
 
-        What it does must bear repetition (a message id, an expected revision). Raises
-        ConnectionClosed when patience is up, and at once what JetStream refuses.
+        What it does must bear repetition (a message id, an expected revision). `declare` is called
+        when nobody answers: somebody may have deleted the stream. Raises ConnectionClosed when
+        patience is up, and at once what JetStream refuses.
         """
         deadline = monotonic() + patience
         while True:
             remaining = deadline - monotonic()
             try:
-                return self.run(self._when_connected(attempt, remaining))
+                return self.run(self._when_connected(attempt, remaining, declare))
             except ConnectionClosed:
                 if monotonic() >= deadline:
                     raise
 
-    async def _when_connected(self, attempt: Callable[[], Awaitable[T]], patience: float) -> T:
+    async def _when_connected(
+        self,
+        attempt: Callable[[], Awaitable[T]],
+        patience: float,
+        declare: Callable[[], Awaitable[None]] | None,
+    ) -> T:
         """A request given to a broken connection would be sent later all the same: wait."""
         if not self.client.is_connected:
             self._up.clear()
             await asyncio.wait_for(self._up.wait(), min(max(patience, 0.0), _LONGEST_WAIT))
         try:
             return await attempt()
-        except (nats.errors.NoRespondersError, nats.js.errors.NoStreamResponseError) as error:
+        except _NOBODY_ANSWERS as error:
             await asyncio.sleep(0.1)  # the server is up, JetStream is not yet
+            if declare is not None:
+                await declare()
             raise ConnectionClosed("JetStream does not answer yet") from error
 
     def publish(
@@ -207,20 +242,25 @@ class NatsConnection:
         headers: Mapping[str, str] | None = None,
         message_id: str | None = None,
         patience: float = 10.0,
+        declare: Callable[[], Awaitable[None]] | None = None,
     ) -> int:
         """Store one message; returns its sequence in the stream when the server has confirmed it.
 
         `message_id` makes repetition harmless; without one, `headers` must (an expected revision).
+        `declare` is as in `patiently`. Raises MessageTooLarge, with nothing sent.
         """
         head = dict(headers or {})
         if message_id is not None:
             head["Nats-Msg-Id"] = message_id
+        size, limit = len(payload) + _header_size(head), self.client.max_payload
+        if size > limit:  # the server would close the connection, of everybody in this process
+            raise MessageTooLarge(f"{size} bytes; the server takes {limit}")
 
         async def attempt() -> int:
             ack = await self.jetstream.publish(subject, payload, headers=head or None)
             return int(ack.seq)
 
-        return self.patiently(attempt, patience)
+        return self.patiently(attempt, patience, declare=declare)
 
     def close(self) -> None:
         """Close the connection and end its thread. Idempotent."""
@@ -238,6 +278,11 @@ class NatsConnection:
             asyncio.run_coroutine_threadsafe(client.close(), loop).result(REQUEST_SECONDS)
         loop.call_soon_threadsafe(loop.stop)
         thread.join(REQUEST_SECONDS)
+
+
+def _header_size(headers: Mapping[str, str]) -> int:
+    """Bytes of the headers on the wire; the server counts them as part of the message."""
+    return sum(len(f"{key}: {value}\r\n".encode()) for key, value in headers.items()) + 16
 
 
 def _turn(loop: asyncio.AbstractEventLoop) -> None:

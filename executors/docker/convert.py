@@ -13,6 +13,8 @@ from executors.settings import DockerSettings
 DEFAULT_PIDS = 4096
 """Processes and threads of a step that sets no limit: enough for builds, too few for a fork bomb
 to take the machine."""
+MOST_PIDS = 2**22
+"""Linux has no more process ids than that, and refuses larger limits."""
 OWN_NETWORKS = ("", "default", "none", "bridge")
 """Those that every Engine has; any other name is looked up."""
 
@@ -94,7 +96,7 @@ def limits(step: Step, settings: DockerSettings, engine: Engine) -> dict[str, in
         "NanoCpus": round(min(cpu, engine.cores) * 1e9),  # the Engine refuses more than it has
         "Memory": int(memory),
         "MemorySwap": step.memory_swap,
-        "PidsLimit": pids,
+        "PidsLimit": min(pids, MOST_PIDS),
     }
     return {name: value for name, value in asked_for.items() if value}
 

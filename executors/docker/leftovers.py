@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 
 from docker import APIClient
 from docker.errors import APIError, NotFound
-
-from executors.base import LABEL_JOB_ID
 
 CONFLICT = 409
 REMOVAL_TIMEOUT = 60
 """Seconds to wait for a removal that somebody else has begun."""
 
 
-def remove_job(api: APIClient, job_id: str) -> None:
-    """Remove the containers and volumes of every attempt of a job, running ones too."""
-    mine = {"label": [f"{LABEL_JOB_ID}={job_id}"]}
+def remove_labelled(api: APIClient, labels: Mapping[str, str]) -> None:
+    """Remove the containers and volumes that carry all of these, running ones too."""
+    mine = {"label": [f"{name}={value}" for name, value in labels.items()]}
     for container in api.containers(all=True, filters=mine):
         remove_container(api, container["Id"])
     for volume in api.volumes(filters=mine)["Volumes"] or ():

@@ -7,15 +7,21 @@ import secrets
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 from executors.base import Executor, Workspace
-from executors.errors import ExecutorUnavailable, HadesError, InfrastructureError
+from executors.errors import (
+    ExecutorUnavailable,
+    HadesError,
+    InfrastructureError,
+    LimitUnsupported,
+)
 from executors.job import Job
 from executors.sandbox.errors import unavailable
 from executors.sandbox.images import ImageStore
 from executors.sandbox.network import require_network
 from executors.sandbox.pidfd import kill_labelled
-from executors.sandbox.program import bwrap_for, closed_part
+from executors.sandbox.program import closed_part, executable_by, find_bwrap, make_passable
 from executors.sandbox.removal import remove_attempt
 from executors.sandbox.workspace import Machine, SandboxWorkspace, label_of, try_out
 from executors.sandbox.workspaces import Workspaces
@@ -32,8 +38,9 @@ class SandboxExecutor(Executor):
         self.settings = settings
         self.worker = worker
         self.run_as = settings.uid if os.geteuid() == 0 else None
-        self.images = ImageStore(settings.data_dir / "images", owner=self.run_as)
-        self.workspaces = Workspaces(settings.data_dir / "workspaces", self.run_as)
+        self.data_dir = settings.data_dir.absolute()
+        self.images = ImageStore(self.data_dir / "images", owner=self.run_as)
+        self.workspaces = Workspaces(self.data_dir / "workspaces", self.run_as)
         self._lock = threading.Lock()
         self._machine: Machine | None = None
         self._works = False
@@ -46,7 +53,7 @@ class SandboxExecutor(Executor):
                 self._machine = Machine(
                     settings=self.settings,
                     images=self.images,
-                    program=bwrap_for(self.run_as, self.settings.data_dir / "bin"),
+                    program=self._bwrap(),
                     run_as=self.run_as,
                 )
             return self._machine
@@ -59,8 +66,7 @@ class SandboxExecutor(Executor):
             self._check_access()
             with self.workspaces.create(f"check-{secrets.token_hex(8)}", 0) as home:
                 try_out(self.machine, home)
-            if self.settings.network != "none":
-                require_network()
+            self._check_network()
             self.workspaces.remove_orphans()
         except ExecutorUnavailable:
             raise
@@ -86,19 +92,35 @@ class SandboxExecutor(Executor):
                 kill_labelled(label_of(directory), uid)
                 remove_attempt(directory)
 
+    def _bwrap(self) -> Path:
+        """One that the steps' user can execute. Raises OSError, ExecutorUnavailable."""
+        program = find_bwrap()
+        if self.run_as is None:
+            return program
+        return executable_by(self.run_as, program, self.data_dir / "bin")
+
     def _check_access(self) -> None:
         """Raises ExecutorUnavailable when the steps' user can't get at its files; OSError."""
-        if self.run_as == 0:
-            raise ExecutorUnavailable("HADES_SANDBOX_UID must not be 0: steps never run as root")
-        self.workspaces.prepare()
         if self.run_as is None:
             return
-        closed = closed_part(self.run_as, self.workspaces.root)
-        if closed is not None:
-            raise ExecutorUnavailable(
-                f"{closed} is closed to uid {self.run_as}, as which steps run: set HADES_DATA_DIR "
-                "to a directory that it can reach, like /var/lib/hades"
-            )
+        if self.run_as == 0:
+            raise ExecutorUnavailable("HADES_SANDBOX_UID must not be 0: steps never run as root")
+        for directory in (self.workspaces.root, self.data_dir / "images"):
+            make_passable(directory)
+            closed = closed_part(self.run_as, directory)
+            if closed is not None:
+                raise ExecutorUnavailable(
+                    f"{closed} is closed to uid {self.run_as}, as which steps run: "
+                    "set HADES_DATA_DIR to a directory that it can reach, like /var/lib/hades"
+                )
+
+    def _check_network(self) -> None:
+        """Raises ExecutorUnavailable when the network that steps get by default can't be had."""
+        if self.settings.network != "none":
+            try:
+                require_network()
+            except LimitUnsupported as error:
+                raise ExecutorUnavailable(f"HADES_SANDBOX_NETWORK is in vain: {error}") from error
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """The host's own userland, read-only, in the place of an image that can't be had.
 
 Of the host's files only programs and libraries are there, and what they can't do without in
-`/etc`: no accounts, no keys, no home.
+`/etc`: no accounts, no keys; `/home`, `/root` and `/var` are empty.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from pathlib import Path
 from executors.sandbox.convert import overlay
 from executors.sandbox.skeleton import write_skeleton
 
+DIRECTORIES = ("home", "root", "run", "var", "var/tmp")
 FILES = {
     "etc/group": "root:x:0:\nnogroup:x:65534:\n",
     "etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
@@ -22,7 +23,7 @@ _MERGED = ("bin", "lib", "lib32", "lib64", "libx32", "sbin")
 
 def host_root(layer: Path, owner: int | None, host: Path = Path("/")) -> tuple[str, ...]:
     """bwrap's options for the root; `layer` is made for it. `host` is where the userland is."""
-    write_skeleton(layer, owner, FILES)
+    write_skeleton(layer, owner, DIRECTORIES, FILES)
     return (*overlay(layer), *_programs(host), *_configuration(host))
 
 

@@ -48,9 +48,14 @@ def _limit_as(pid: int, most: int, run_as: int | None) -> bool:
     program = shutil.which("prlimit")
     if program is None:
         return False
-    argv = [program, f"--pid={pid}", f"--nproc={most}:{most}"]
-    quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
     done = subprocess.run(
-        argv, **quiet, stderr=subprocess.DEVNULL, env={}, cwd="/", check=False, **identity(run_as)
+        [program, f"--pid={pid}", f"--nproc={most}:{most}"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={},
+        cwd="/",
+        check=False,
+        **identity(run_as),
     )
-    return done.returncode == 0
+    return bool(done.returncode == 0)

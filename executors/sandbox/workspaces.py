@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from executors.sandbox.program import make_passable
 from executors.sandbox.removal import remove_attempt
 from executors.sandbox.skeleton import write_skeleton
 
@@ -45,7 +46,7 @@ class Workspaces:
         name = f"{job_id}-{attempt}"
         if not _NAME.fullmatch(name):
             raise OSError(f"no directory can be named after job {job_id!r}")
-        self.prepare()
+        make_passable(self.root)
         draft = self.root / f".{secrets.token_hex(8)}"  # nobody sweeps it before it is locked
         draft.mkdir()
         with _locked(draft):
@@ -66,12 +67,6 @@ class Workspaces:
             with _locked(path) as is_ours:
                 if is_ours:
                     remove_attempt(path)
-
-    def prepare(self) -> None:
-        """Make the root: to be passed through by the steps' user, but not to be listed."""
-        if not self.root.is_dir():
-            self.root.mkdir(parents=True, exist_ok=True)
-            self.root.chmod(0o711)
 
     def _fill(self, directory: Path) -> None:
         directory.chmod(0o711)

@@ -7,7 +7,7 @@ import pytest
 from executors.settings import DockerSettings
 from tests.images import build
 
-pytest.register_assert_rewrite("tests.executors.contract")
+pytest.register_assert_rewrite("tests.executors.contract", "tests.executors.core_contract")
 
 
 @pytest.fixture(scope="session")

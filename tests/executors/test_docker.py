@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from executors.base import LABEL_JOB_ID, Executor, StepResult
-from executors.docker.executor import DockerExecutor, shared_for_everybody
+from executors.docker.convert import container_config, labels, volume_name
+from executors.docker.executor import DockerExecutor
+from executors.docker.workspace import shared_for_everybody
 from executors.errors import (
     ImageUnavailable,
     InfrastructureError,
@@ -52,8 +54,8 @@ class TestDocker(ExecutorContract):
     def assert_nothing_left(self, executor: Executor, job: Job) -> None:
         assert isinstance(executor, DockerExecutor)
         mine = {"label": [f"{LABEL_JOB_ID}={job.id}"]}
-        assert executor.api.containers(all=True, filters=mine) == []
-        assert not executor.api.volumes(filters=mine)["Volumes"]
+        assert executor.client.api.containers(all=True, filters=mine) == []
+        assert not executor.client.api.volumes(filters=mine)["Volumes"]
 
     def test_the_priority_is_in_the_environment(
         self, engine: DockerSettings, debian_image: str
@@ -79,8 +81,8 @@ class TestDocker(ExecutorContract):
         found: list[dict[str, Any]] = []
 
         def look() -> None:
-            found.append(executor.api.inspect_container(sink.opened[0])["Config"]["Labels"])
-            found.append(executor.api.inspect_volume(f"hades-{job.id}-4")["Labels"])
+            found.append(executor.client.api.inspect_container(sink.opened[0])["Config"]["Labels"])
+            found.append(executor.client.api.inspect_volume(f"hades-{job.id}-4")["Labels"])
 
         sink = Recorder(look)
         with executor.open(job, 4) as workspace:
@@ -108,7 +110,7 @@ class TestDocker(ExecutorContract):
     ) -> None:
         names = ("memory", "pids", "cpu")
         script = script.format(**{name: f"/sys/fs/cgroup/{name}" for name in names})
-        if executor.api.info().get("CgroupVersion") == "2":
+        if executor.client.api.info().get("CgroupVersion") == "2":
             for old, new in CGROUP_2.items():
                 script = script.replace(old, new)
         assert self.outputs(executor, image, script, **limits) == output
@@ -143,17 +145,17 @@ class TestDocker(ExecutorContract):
     ) -> None:
         with pytest.raises(LimitUnsupported, match=r"^network "):
             self.run_one(
-                executor, image, "true", network=executor.api.inspect_network("host")["Id"]
+                executor, image, "true", network=executor.client.api.inspect_network("host")["Id"]
             )
 
     def test_a_network_that_exists_can_be_joined(
         self, executor: DockerExecutor, image: str
     ) -> None:
-        network = executor.api.create_network("hades-test-network", internal=True)["Id"]
+        network = executor.client.api.create_network("hades-test-network", internal=True)["Id"]
         try:
             self.outputs(executor, image, "ls -d /sys/class/net/eth0", network="hades-test-network")
         finally:
-            executor.api.remove_network(network)
+            executor.client.api.remove_network(network)
 
     # --- images and shells
 
@@ -207,9 +209,26 @@ class TestDocker(ExecutorContract):
         self, executor: DockerExecutor, image: str
     ) -> None:
         step = Step(image=image, script="echo ready; sleep 600")
-        sink = Recorder(lambda: executor.api.kill(sink.opened[0]))
+        sink = Recorder(lambda: executor.client.api.kill(sink.opened[0]))
         with executor.open(job_of(step), 1) as workspace:
             assert workspace.run_step(step, sink, None) == StepResult(exit_code=137)
+
+    def test_a_container_of_whose_creation_nobody_heard_is_removed_too(
+        self, executor: DockerExecutor, image: str
+    ) -> None:
+        """As when the answer of the Engine was lost."""
+        job = job_of()
+        with executor.open(job, 1):
+            config = container_config(
+                job,
+                Step(image=image),
+                volume=volume_name(job.id, 1),
+                labels=labels(job.id, 1, "tests"),
+                settings=executor.settings,
+                engine=executor.client.engine,
+            )
+            executor.client.api.create_container_from_config(config)
+        self.assert_nothing_left(executor, job)
 
     def test_a_container_that_vanishes_is_the_machines_failure(
         self, executor: DockerExecutor, image: str
@@ -239,7 +258,7 @@ CGROUP_2 = {
 
 def swap(executor: DockerExecutor) -> int:
     """No swap beyond 32 MiB of memory, where the kernel counts it."""
-    return 32 * MIB if executor.engine.memory_swap else 0
+    return 32 * MIB if executor.client.engine.memory_swap else 0
 
 
 @pytest.fixture(scope="module")
@@ -252,15 +271,15 @@ def user_image(shared_executor: DockerExecutor, busybox_image: str) -> Iterator[
 def bare_image(shared_executor: DockerExecutor) -> Iterator[str]:
     """An image that says not what to run."""
     repository, tag = "hades-test/bare", "latest"
-    shared_executor.api.import_image_from_data(shared_for_everybody(), repository, tag)
+    shared_executor.client.api.import_image_from_data(shared_for_everybody(), repository, tag)
     yield f"{repository}:{tag}"
-    shared_executor.api.remove_image(f"{repository}:{tag}")
+    shared_executor.client.api.remove_image(f"{repository}:{tag}")
 
 
 def derived(executor: DockerExecutor, base: str, name: str, instruction: str) -> Iterator[str]:
-    container = executor.api.create_container(base)["Id"]
+    container = executor.client.api.create_container(base)["Id"]
     repository, tag = name.split(":")
-    executor.api.commit(container, repository, tag, changes=[instruction])
-    executor.api.remove_container(container)
+    executor.client.api.commit(container, repository, tag, changes=[instruction])
+    executor.client.api.remove_container(container)
     yield name
-    executor.api.remove_image(name)
+    executor.client.api.remove_image(name)

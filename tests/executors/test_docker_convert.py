@@ -114,6 +114,10 @@ def test_more_cores_than_there_are_means_all_of_them() -> None:
     assert host_config_of(Step(image="a", cpu_limit=64))["NanoCpus"] == 8_000_000_000
 
 
+def test_more_processes_than_linux_has_means_all_of_them() -> None:
+    assert host_config_of(Step(image="a", pids_limit=2**40)) == {"PidsLimit": 2**22}
+
+
 @pytest.mark.parametrize(
     ("network", "told"),
     [

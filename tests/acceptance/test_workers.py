@@ -1,0 +1,123 @@
+"""What becomes of jobs when workers are slow, busy, told to go or killed."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+from docker import APIClient
+
+from executors.base import LABEL_JOB_ID
+from tests.acceptance.leftovers import docker_host
+from tests.acceptance.processes import Process, until
+from tests.acceptance.stack import Stack
+
+LONG_SECONDS = 45
+
+
+def job(script: str, **fields: Any) -> dict[str, Any]:
+    return {"name": "job", "steps": [{"image": "alpine:latest", "script": script}], **fields}
+
+
+@pytest.mark.slow
+def test_a_job_nine_times_as_long_as_the_ack_wait_runs_once(stack: Stack) -> None:
+    since = int(time.time())
+    stack.start_worker()
+    stack.start_worker()
+    job_id, end = stack.run(job(f"echo begins; sleep {LONG_SECONDS}; echo ends"))
+
+    assert end.state == "Succeeded"
+    assert stack.lines(job_id) == ["begins", "ends"]
+    assert stack.witness.record(job_id).attempt == 1
+    assert stack.witness.states(job_id) == ["Queued", "Running", "Succeeded"]
+    if stack.executor == "docker":
+        assert engine_events(job_id, since) == ["create", "start", "die", "destroy"]
+
+
+def engine_events(job_id: str, since: int) -> list[str]:
+    """What the Engine says has happened to the job's containers, in order."""
+    kinds = ["create", "start", "die", "destroy"]
+    filters = {"label": f"{LABEL_JOB_ID}={job_id}", "type": "container", "event": kinds}
+    api = APIClient(docker_host())
+    try:
+        events = api.events(since=since, until=int(time.time()) + 1, filters=filters, decode=True)
+        return [event["Action"] for event in events]
+    finally:
+        api.close()
+
+
+def test_another_worker_runs_the_job_of_a_killed_one_in_a_clean_workspace(stack: Stack) -> None:
+    since = int(time.time())
+    workers = [stack.start_worker(), stack.start_worker()]
+    script = (
+        'echo "found: $(ls -A /shared)"; echo mine > /shared/leftover; echo ready; sleep 5; '
+        'echo "ends with: $(ls -A /shared)"'
+    )
+    job_id = stack.submit(job(script))
+    stack.await_output(job_id, "ready")
+    first = stack.witness.record(job_id).worker
+
+    holder(workers, first).kill()
+    end = stack.wait_final(job_id)
+    stack.settle()
+
+    record = stack.witness.record(job_id)
+    assert (end.state, record.attempt) == ("Succeeded", 2)
+    assert holder(workers, record.worker).alive
+    assert stack.lines(job_id) == ["found: ", "ready", "ends with: leftover"]
+    assert stack.witness.states(job_id) == ["Queued", "Running", "Running", "Succeeded"]
+    assert stack.leftovers() == []
+    if stack.executor == "docker":
+        events = engine_events(job_id, since)
+        assert sorted(events) == sorted(["create", "start", "die", "destroy"] * 2)
+        assert events.index("destroy") < len(events) - events[::-1].index("create") - 1
+
+
+def holder(workers: list[Process], name: str) -> Process:
+    """The worker with this name, which ends with the number of its process that runs jobs."""
+    pid = int(name.rpartition("-")[2])
+    for worker in workers:
+        if worker.alive and pid in worker.children():
+            return worker
+    raise AssertionError(f"no worker is called {name}")
+
+
+def test_a_worker_that_is_told_to_go_finishes_its_job_and_takes_no_other(stack: Stack) -> None:
+    worker = stack.start_worker(concurrency=2)
+    running = stack.submit(job("echo ready; sleep 3; echo done"))
+    stack.await_output(running, "ready")
+
+    worker.terminate()
+    until(lambda: any("shut" in line.lower() for line in worker.lines), "it begins to shut down")
+    waiting = stack.submit(job("echo late"))
+
+    assert worker.wait() == 0
+    assert stack.wait_final(running).state == "Succeeded"
+    assert stack.lines(running) == ["ready", "done"]
+    assert stack.witness.record(running).attempt == 1
+    assert stack.witness.states(waiting) == ["Queued"]
+
+    stack.start_worker()
+    assert stack.wait_final(waiting).state == "Succeeded"
+    assert stack.witness.record(waiting).attempt == 1
+
+
+def test_a_high_priority_goes_before_a_low_one_that_waits_longer(stack: Stack) -> None:
+    stack.start_worker()
+    busy = stack.submit(job("echo ready; sleep 2"))
+    stack.await_output(busy, "ready")
+
+    low, medium, high = (stack.submit(job("true", priority=number)) for number in (1, 2, 3))
+    stack.settle()
+
+    assert stack.witness.running_order()[-4:] == [busy, high, medium, low]
+
+
+def test_jobs_that_no_worker_takes_wait_for_the_first_that_comes(stack: Stack) -> None:
+    job_ids = [stack.submit(job("true")) for _ in range(3)]
+    assert [stack.status(job_id) for job_id in job_ids] == ["Queued"] * 3
+
+    stack.start_worker()
+
+    assert [stack.wait_final(job_id).state for job_id in job_ids] == ["Succeeded"] * 3
