@@ -192,6 +192,11 @@ class JobStore:
         value = json.dumps(record.to_dict()).encode()
         self._bucket.put(record.id, value, expected=expected, patience=self._patience)
 
+    @property
+    def stream(self) -> str:
+        """Which keeps the records."""
+        return self._bucket.stream
+
     def subject(self, job_id: str) -> str:
         """Where changes of the record are published, as its JSON."""
         return self._bucket.subject(job_id)

@@ -5,20 +5,27 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from queue import Empty, SimpleQueue
 from typing import Any
 
+import nats.errors
 import nats.js.errors
 from nats.aio.msg import Msg
-from nats.js import api
 
 from brokers import subjects
 from brokers.events import Events
+from brokers.feed import Feed, Source
 from brokers.job_store import JobRecord, JobStore
 from brokers.nats.connection import REQUEST_SECONDS, NatsConnection
 
 READ_BATCH = 500
-"""Messages of one read."""
+"""Messages of one read, at most."""
+READ_BYTES = 16 * 1024 * 1024
+PATIENCE = 5.0
+"""Seconds that a reader waits for NATS to come back."""
+
+
+_END_OF_BATCH = "204"
+_NOTHING_THERE = "404"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,7 +52,7 @@ class LogReader:
     def read(self, job_id: str) -> list[LogMessage]:
         """All batches of the job's latest attempt, in order."""
         self._events.declare()
-        messages = self._connection.run(self._read_all(job_id))
+        messages = self._connection.patiently(lambda: self._read_all(job_id), PATIENCE)
         latest = max((message.attempt for message in messages), default=0)
         return [message for message in messages if message.attempt == latest]
 
@@ -63,7 +70,12 @@ class LogReader:
         client = self._connection.client
         inbox = client.new_inbox()
         subscription = await client.subscribe(inbox)
-        request = {"seq": start, "batch": READ_BATCH, "next_by_subj": subjects.logs(job_id)}
+        request = {
+            "seq": start,
+            "batch": READ_BATCH,
+            "max_bytes": READ_BYTES,
+            "next_by_subj": subjects.logs(job_id),
+        }
         await client.publish(
             f"$JS.API.DIRECT.GET.{subjects.LOG_STREAM}", json.dumps(request).encode(), reply=inbox
         )
@@ -72,8 +84,8 @@ class LogReader:
             while True:
                 message = await subscription.next_msg(timeout=REQUEST_SECONDS)
                 headers = message.headers or {}
-                if "Status" in headers:
-                    return messages, int(headers.get("Nats-Num-Pending", 0))
+                if status := headers.get("Status"):
+                    return messages, _pending(status, headers)
                 messages.append(_stored(message.data, headers, int(headers["Nats-Sequence"])))
         finally:
             await subscription.unsubscribe()
@@ -88,34 +100,35 @@ class LogReader:
         is not known.
         """
         self._events.declare()
-        record = self._store.get(job_id)
-        if record is None:
+        if self._store.get(job_id) is None:
             raise LookupError(job_id)
-        tap = _Tap(self._connection, self._store.subject(job_id), job_id, after)
-        self._connection.run(tap.open(), REQUEST_SECONDS)
-        try:
-            yield from self._flow(job_id, tap, idle)
-        finally:
-            self._connection.spawn(tap.close())
+        logs = Source(stream=subjects.LOG_STREAM, subject=subjects.logs(job_id), after=after)
+        records = Source(stream=self._store.stream, subject=self._store.subject(job_id))
+        with Feed(self._connection, (logs, records)) as feed:
+            yield from self._flow(job_id, feed, records, after, idle)
 
-    def _flow(self, job_id: str, tap: _Tap, idle: float) -> Iterator[LogMessage | JobRecord | None]:
-        record = self._store.get(job_id)
-        final = record if record is not None and record.state.final else None
-        last = self._last_sequence(job_id) if final else 0
-        if record is not None and final is None:
-            yield record
-        seen = tap.after
+    def _flow(
+        self, job_id: str, feed: Feed, records: Source, seen: int, idle: float
+    ) -> Iterator[LogMessage | JobRecord | None]:
+        final, last = None, 0
         while final is None or seen < last:
-            item = tap.next(idle)
-            if isinstance(item, JobRecord) and item.state.final:
-                final, last = item, self._last_sequence(job_id)
-                continue
-            if isinstance(item, LogMessage):
-                seen = item.sequence
-            yield item
+            items = feed.next(idle)
+            if not items:
+                yield None
+            for source, message in items:
+                if source is not records:
+                    stored = _of_consumer(message)
+                    seen = stored.sequence
+                    yield stored
+                elif (record := _record(message)) and record.state.final:
+                    final, last = record, self._last_sequence(job_id)
+                else:
+                    yield record
         yield final
 
     def _last_sequence(self, job_id: str) -> int:
+        """Of the job's log: what is there when the job is over is all there will be."""
+
         async def last() -> int:
             try:
                 message = await self._connection.jetstream.get_last_msg(
@@ -125,56 +138,25 @@ class LogReader:
                 return 0
             return int(message.seq or 0)
 
-        return self._connection.patiently(last, REQUEST_SECONDS)
+        return self._connection.patiently(last, PATIENCE)
 
 
-class _Tap:
-    """Brings one job's log and record changes from the event loop to a thread."""
+def _record(message: Msg) -> JobRecord | None:
+    """None: it was removed."""
+    return JobRecord.from_dict(json.loads(message.data)) if message.data else None
 
-    def __init__(
-        self, connection: NatsConnection, record_subject: str, job_id: str, after: int
-    ) -> None:
-        self._connection = connection
-        self._record_subject = record_subject
-        self._job_id = job_id
-        self.after = after
-        self._items: SimpleQueue[LogMessage | JobRecord] = SimpleQueue()
-        self._subscriptions: list[Any] = []
 
-    async def open(self) -> None:
-        client = self._connection.client
-        self._subscriptions.append(await client.subscribe(self._record_subject, cb=self._on_record))
-        config = api.ConsumerConfig(
-            deliver_policy=api.DeliverPolicy.BY_START_SEQUENCE, opt_start_seq=self.after + 1
-        )
-        self._subscriptions.append(
-            await self._connection.jetstream.subscribe(
-                subjects.logs(self._job_id),
-                stream=subjects.LOG_STREAM,
-                ordered_consumer=True,
-                config=config,
-                cb=self._on_log,
-            )
-        )
+def _of_consumer(message: Msg) -> LogMessage:
+    return _stored(message.data, message.headers or {}, message.metadata.sequence.stream)
 
-    async def _on_record(self, message: Msg) -> None:
-        if message.data:
-            self._items.put(JobRecord.from_dict(json.loads(message.data)))
 
-    async def _on_log(self, message: Msg) -> None:
-        sequence = message.metadata.sequence.stream
-        self._items.put(_stored(message.data, message.headers or {}, sequence))
-
-    def next(self, timeout: float) -> LogMessage | JobRecord | None:
-        """None after `timeout` seconds of silence."""
-        try:
-            return self._items.get(timeout=timeout)
-        except Empty:
-            return None
-
-    async def close(self) -> None:
-        for subscription in self._subscriptions:
-            await subscription.unsubscribe()
+def _pending(status: str, headers: dict[str, str]) -> int:
+    """How many messages there are after a read that the server ended with this status."""
+    if status == _END_OF_BATCH:
+        return int(headers.get("Nats-Num-Pending", 0))
+    if status == _NOTHING_THERE:
+        return 0
+    raise nats.errors.NoRespondersError
 
 
 def _stored(data: bytes, headers: dict[str, str], sequence: int) -> LogMessage:

@@ -5,6 +5,7 @@ The names of the queue itself belong to `brokers.nats.streams`, under the namesp
 
 from __future__ import annotations
 
+from brokers.nats.streams import encode
 from executors.job import JobState
 
 QUEUE_NAMESPACE = "hades"
@@ -27,7 +28,7 @@ SEQUENCE_HEADER = "X-Hades-Sequence"
 
 def logs(job_id: str) -> str:
     """Log batches of one job."""
-    return f"hades.logs.{job_id}"
+    return f"hades.logs.{encode(job_id)}"
 
 
 def status(state: JobState) -> str:
@@ -37,4 +38,4 @@ def status(state: JobState) -> str:
 
 def results(job_id: str) -> str:
     """The result of one job."""
-    return f"hades.results.{job_id}"
+    return f"hades.results.{encode(job_id)}"

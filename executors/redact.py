@@ -73,11 +73,11 @@ def _places(text: AnyStr, secret: AnyStr) -> Iterator[tuple[int, int]]:
 
 
 def _masked(text: AnyStr, spans: Iterable[tuple[int, int]], instead: AnyStr) -> AnyStr:
-    pieces, done = [], 0
+    pieces, done = [text[:0]], 0
     for start, end in spans:
         pieces += [text[done:start], instead]
         done = end
-    return instead[:0].join([*pieces, text[done:]])
+    return text[:0].join([*pieces, text[done:]])
 
 
 class MaskingSink:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from dramatiq import Actor, Broker
@@ -18,7 +19,7 @@ def declare_run_job(broker: Broker, middleware: ExecutorMiddleware, runner: Runn
         """`job` is what the middleware has opened a workspace for."""
         runner.run(middleware.attempt())
 
-    Actor(
+    actor = Actor(
         run_job,
         broker=broker,
         actor_name=subjects.ACTOR,
@@ -26,3 +27,4 @@ def declare_run_job(broker: Broker, middleware: ExecutorMiddleware, runner: Runn
         priority=0,
         options={},
     )
+    actor.logger.setLevel(logging.INFO)  # its debug line quotes the whole job

@@ -77,9 +77,12 @@ class Runner:
         """End the job, on the record first: that is the truth."""
         reason = presentable(reason, job)
         ended = self._store.finish(record, state, reason, tuple(steps))
-        self._events.result(ended)
-        self._events.status(job.id, state, attempt=record.attempt, reason=reason)
+        self._events.ended(ended)
         log.info("job ended", extra={"job_id": job.id, "state": str(state)})
+
+    def ended(self, record: JobRecord) -> None:
+        """Tell again how the job ended: whoever ended it may have died before it could."""
+        self._events.ended(record)
 
     def _chain(self, job: Job, batcher: LogBatcher, deadline: float | None) -> StepCall:
         return chain(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,13 +11,17 @@ from flask import Blueprint, Response, jsonify, request
 
 from brokers.job_store import JobRecord, JobStore
 from brokers.log_reader import LogMessage, LogReader, as_slots
+from brokers.nats.errors import ConnectionClosed, ConnectionFailed
 
+_SEQUENCE = re.compile("[0-9]{1,18}")
 _SSE_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 
 def logs_blueprint(store: JobStore, reader: LogReader) -> Blueprint:
     """GET /jobs, /jobs/<id>/logs, /jobs/<id>/logs/stream, /jobs/<id>/status, /health."""
     blueprint = Blueprint("logs", __name__)
+    for error in (ConnectionClosed, ConnectionFailed):
+        blueprint.register_error_handler(error, _unavailable)
 
     @blueprint.get("/jobs")
     def list_jobs() -> Response:
@@ -38,8 +43,7 @@ def logs_blueprint(store: JobStore, reader: LogReader) -> Blueprint:
         record = store.get(job_id)
         if record is None:
             return _unknown(job_id)
-        after = request.headers.get("Last-Event-ID", "0")
-        frames = reader.follow(job_id, after=int(after) if after.isdigit() else 0)
+        frames = reader.follow(job_id, after=_last_event_id())
         return Response(_events(record, frames), mimetype="text/event-stream", headers=_SSE_HEADERS)
 
     @blueprint.get("/health")
@@ -47,6 +51,16 @@ def logs_blueprint(store: JobStore, reader: LogReader) -> Blueprint:
         return jsonify(status="ok")
 
     return blueprint
+
+
+def _last_event_id() -> int:
+    """What a client says that comes back; 0 when it says nothing, or nonsense."""
+    text = request.headers.get("Last-Event-ID", "")
+    return int(text) if _SEQUENCE.fullmatch(text) else 0
+
+
+def _unavailable(error: Exception) -> tuple[Response, int]:
+    return jsonify(error="log service unavailable"), 503
 
 
 def _unknown(job_id: str) -> tuple[Response, int]:
@@ -80,5 +94,5 @@ def _log_frame(message: LogMessage, names: tuple[str, ...]) -> dict[str, Any]:
         "type": "log",
         "job": {"id": message.body["job_id"], "status": ""},
         "log": message.body,
-        "step": {"index": message.step, "name": name},
+        "step": {"index": message.step, "name": name, "attempt": message.attempt},
     }

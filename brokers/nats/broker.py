@@ -200,13 +200,17 @@ class NatsBroker(Broker):
             if self.connection.client.is_connected:
                 await self.connection.client.publish(ack_subject, b"+WPI")
 
-    def settle(self, ack_subject: str, verdict: bytes) -> None:
-        """Send an acknowledgement and wait until the server has it. Raises ConnectionClosed."""
+    def settle(self, ack_subject: str, verdict: bytes | None) -> None:
+        """Send an acknowledgement and wait until the server has it; None: only let go of it.
+
+        Raises ConnectionClosed; then the heartbeat goes on.
+        """
 
         async def request() -> None:
-            await self.connection.client.request(ack_subject, verdict, timeout=REQUEST_SECONDS)
+            if verdict is not None:
+                await self.connection.client.request(ack_subject, verdict, timeout=REQUEST_SECONDS)
 
-        self.connection.patiently(request, REQUEST_SECONDS)  # else the heartbeat goes on
+        self.connection.patiently(request, REQUEST_SECONDS)
         self.held.discard(ack_subject)
 
     def bury(self, queue_name: str, raw: Msg, reason: str) -> None:

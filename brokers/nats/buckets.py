@@ -60,6 +60,11 @@ class Bucket:
             allow_msg_ttl=True,
         )
 
+    @property
+    def stream(self) -> str:
+        """The bucket's stream."""
+        return f"KV_{self.name}"
+
     def subject(self, key: str) -> str:
         """Where changes of the key are published."""
         return f"$KV.{self.name}.{encode(key)}"

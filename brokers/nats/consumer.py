@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterable
 from queue import Empty, SimpleQueue
@@ -23,7 +24,10 @@ log = logging.getLogger(__name__)
 
 
 class NatsMessage(MessageProxy):
-    """A message that this process holds until it is acknowledged or handed back."""
+    """A message that this process holds until it is acknowledged or handed back.
+
+    While it is being processed, `retry_in` and `leave` say what is to become of it instead.
+    """
 
     def __init__(self, message: Message[Any], raw: Msg, consumer: NatsConsumer) -> None:
         super().__init__(message)
@@ -31,6 +35,19 @@ class NatsMessage(MessageProxy):
         self.ack_subject = raw.reply
         self.consumer = consumer
         self.deliveries = deliveries(raw)
+        self.verdict: bytes | None = b"+ACK"
+
+    def __str__(self) -> str:
+        """For Dramatiq's log lines: without the arguments, which may hold secrets."""
+        return f"{self.message_id} of {self.actor_name}"
+
+    def retry_in(self, seconds: float) -> None:
+        """Deliver it again after this time. It never leaves the queue meanwhile."""
+        self.verdict = b"-NAK " + json.dumps({"delay": int(seconds * 1e9)}).encode()
+
+    def leave(self) -> None:
+        """Say nothing to the server: somebody else holds the message by now."""
+        self.verdict = None
 
 
 def deliveries(raw: Msg) -> int:
@@ -104,9 +121,9 @@ class NatsConsumer(Consumer):
         self._settle(raw.reply, b"+ACK", self)
 
     def ack(self, message: MessageProxy) -> None:
-        """The message is done. Returns when the server knows."""
+        """The message was processed. Returns when the server knows."""
         assert isinstance(message, NatsMessage)
-        self._settle(message.ack_subject, b"+ACK", message.consumer)
+        self._settle(message.ack_subject, message.verdict, message.consumer)
 
     def nack(self, message: MessageProxy) -> None:
         """The message failed for good: it moves to the dead letters."""
@@ -120,7 +137,7 @@ class NatsConsumer(Consumer):
             assert isinstance(message, NatsMessage)
             self._settle(message.ack_subject, b"-NAK", message.consumer)
 
-    def _settle(self, ack_subject: str, verdict: bytes, owner: NatsConsumer) -> None:
+    def _settle(self, ack_subject: str, verdict: bytes | None, owner: NatsConsumer) -> None:
         self._broker.settle(ack_subject, verdict)
         self._broker.connection.call_soon(owner._puller.release)
 

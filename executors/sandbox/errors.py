@@ -1,6 +1,9 @@
-"""What bubblewrap's words mean."""
+"""What bubblewrap's words mean, and the kernel's."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from executors.errors import ExecutorUnavailable, InfrastructureError
 
@@ -40,3 +43,12 @@ def unavailable(reason: str) -> ExecutorUnavailable:
     causes = (cause for signs, cause in _CAUSES if any(sign in reason.lower() for sign in signs))
     cause = next(causes, "no sandbox can be made on this machine")
     return ExecutorUnavailable(f"{cause}: {' '.join(reason.split())}")
+
+
+@contextmanager
+def machine_errors(doing: str) -> Iterator[None]:
+    """An OSError is the machine's failure."""
+    try:
+        yield
+    except OSError as error:
+        raise InfrastructureError(f"{doing} failed: {error}") from error

@@ -13,11 +13,10 @@ from executors.base import Executor, Workspace
 from executors.errors import (
     ExecutorUnavailable,
     HadesError,
-    InfrastructureError,
     LimitUnsupported,
 )
 from executors.job import Job
-from executors.sandbox.errors import unavailable
+from executors.sandbox.errors import machine_errors, unavailable
 from executors.sandbox.images import ImageStore
 from executors.sandbox.network import require_network
 from executors.sandbox.pidfd import kill_labelled
@@ -121,12 +120,3 @@ class SandboxExecutor(Executor):
                 require_network()
             except LimitUnsupported as error:
                 raise ExecutorUnavailable(f"HADES_SANDBOX_NETWORK is in vain: {error}") from error
-
-
-@contextmanager
-def machine_errors(doing: str) -> Iterator[None]:
-    """An OSError is the machine's failure."""
-    try:
-        yield
-    except OSError as error:
-        raise InfrastructureError(f"{doing} failed: {error}") from error

@@ -84,6 +84,11 @@ class Sandbox:
         """Raises InfrastructureError when a process can't be killed."""
         self._close()
 
+    @property
+    def doomed(self) -> bool:
+        """Whether it was killed, or has ended by itself, before the command was released."""
+        return self._killed or self._init is None or ended(self._init)
+
     def release(self) -> None:
         """Let the command begin."""
         with suppress(BrokenPipeError):  # killed already, or bwrap has failed

@@ -11,11 +11,16 @@ from pathlib import Path
 from time import monotonic
 
 from executors.base import OutputStream, Sink, StepResult, Workspace
-from executors.errors import ImageUnavailable
+from executors.errors import ExecutorError, ImageUnavailable
 from executors.job import Job, Step
 from executors.sandbox import convert
 from executors.sandbox.convert import User
-from executors.sandbox.errors import exec_exit_code, exec_failure, setup_failed
+from executors.sandbox.errors import (
+    exec_exit_code,
+    exec_failure,
+    machine_errors,
+    setup_failed,
+)
 from executors.sandbox.host import host_root
 from executors.sandbox.images import ImageStore
 from executors.sandbox.limits import limit_pids
@@ -68,7 +73,8 @@ class SandboxWorkspace(Workspace):
         if networked:
             require_network()
         number = next(self._numbers)
-        userland = self._userland(step, number)
+        with machine_errors("preparing a step"):
+            userland = self._userland(step, number)
         if until is not None and monotonic() >= until:
             why = "the time was up before the step could begin"
             return StepResult(exit_code=None, timed_out=True, reason=why)
@@ -77,9 +83,13 @@ class SandboxWorkspace(Workspace):
         if userland.note:
             sink.write(OutputStream.STDERR, userland.note.encode())
         with Sandbox(launch) as sandbox, killed_at(until, sandbox.kill), ExitStack() as network:
-            limit_pids(sandbox.pid, step.pids_limit, self._machine.run_as)
-            if networked:
-                network.enter_context(self._network(sandbox))
+            try:
+                limit_pids(sandbox.pid, step.pids_limit, self._machine.run_as)
+                if networked:
+                    network.enter_context(self._network(sandbox))
+            except ExecutorError:
+                if not sandbox.doomed:  # otherwise that is why, and its end says it better
+                    raise
             sandbox.release()
             sandbox.pump(sink)
         return result_of(sandbox.ending())

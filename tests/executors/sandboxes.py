@@ -10,9 +10,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from executors.job import Job
+from executors.base import StepResult
+from executors.job import Job, Step
 from executors.sandbox.executor import SandboxExecutor
 from executors.settings import SandboxSettings
+from tests.executors.contract import Recorder, job_of
 from tests.executors.image_archives import (
     directory,
     docker_save,
@@ -51,6 +53,15 @@ def load_image(executor: SandboxExecutor, tag: str, *entries: Any, **config: Any
     archive.write_bytes(tar_of(docker_save([tag], layers, **config)))
     executor.images.load(archive)
     return tag
+
+
+def run(
+    executor: SandboxExecutor, step: Step, timeout: float | None = None
+) -> tuple[StepResult, Recorder]:
+    """A job of one step."""
+    sink = Recorder()
+    with executor.open(job_of(step), 1) as workspace:
+        return workspace.run_step(step, sink, timeout), sink
 
 
 def processes_of(job: Job) -> list[str]:
