@@ -29,8 +29,6 @@ class CliSettings:
     """Empty: `hades dev` looks for itself. `HADES_EXECUTOR`."""
     docker_host: str = "unix:///var/run/docker.sock"
     """`DOCKER_HOST`."""
-    data_dir: str = ""
-    """The sandbox's directory, as set; empty: `hades dev` uses its own. `HADES_DATA_DIR`."""
     host_fallback: str = ""
     """As set; empty: `hades dev` turns it on. `HADES_SANDBOX_HOST_FALLBACK`."""
 
@@ -46,7 +44,6 @@ class CliSettings:
             shutdown_timeout=_number(env, "HADES_SHUTDOWN_TIMEOUT", int(plain.shutdown_timeout)),
             executor=env.str("HADES_EXECUTOR", ""),
             docker_host=env.str("DOCKER_HOST", "") or plain.docker_host,
-            data_dir=env.str("HADES_DATA_DIR", ""),
             host_fallback=env.str("HADES_SANDBOX_HOST_FALLBACK", ""),
         )
 

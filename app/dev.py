@@ -169,12 +169,12 @@ def _environment(options: DevOptions, settings: CliSettings, choice: Choice) -> 
         "NATS_TLS_ENABLED": "false",
         "CONCURRENCY": str(options.concurrency),
         "HADES_EXECUTOR": choice.executor,
-        "HADES_DATA_DIR": settings.data_dir or str(options.data_dir.resolve() / "sandbox"),
     }
     if choice.executor == "sandbox":
         shared["HADES_SANDBOX_HOST_FALLBACK"] = settings.host_fallback or "true"
     if options.private:
         shared["AUTH_KEY"] = ""
+        shared["HADES_DATA_DIR"] = str(options.data_dir.resolve() / "sandbox")
     return shared
 
 

@@ -48,6 +48,16 @@ class Sink(Protocol):
         """Takes any bytes, cut anywhere. May block: a slow reader slows the step down."""
 
 
+class NullSink:
+    """Where output goes when no middleware takes it."""
+
+    def open(self, container_id: str) -> None:
+        """See `Sink.open`."""
+
+    def write(self, stream: OutputStream, data: bytes) -> None:
+        """See `Sink.write`."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepResult:
     """How a step that was started, or should have been, ended."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,11 +27,18 @@ class DockerSettings:
     """Bytes, written like `2g`; 0: no cap. `DOCKER_MEMORY_LIMIT`."""
 
 
+def default_data_dir() -> Path:
+    """Steps of a worker that is root run as another user, to whom root's home is closed."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/hades")
+    return Path("~/.local/share/hades").expanduser()
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SandboxSettings:
     """Where the `sandbox` executor keeps its images and workspaces, and what it allows."""
 
-    data_dir: Path = field(default_factory=lambda: Path("~/.local/share/hades").expanduser())
+    data_dir: Path = field(default_factory=default_data_dir)
     """Holds `images/` and `workspaces/`. `HADES_DATA_DIR`."""
     host_fallback: bool = False
     """Whether an image that can't be had is replaced by the host's own userland, read-only.

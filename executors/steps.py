@@ -18,7 +18,7 @@ from typing import Protocol
 
 from executors.base import Sink, StepResult, Workspace
 from executors.errors import StepRefused
-from executors.job import Job, OutputStream, Step
+from executors.job import Job, Step
 from executors.logs import LineSink, LogBatcher
 from executors.redact import MaskingSink, mask
 
@@ -64,16 +64,6 @@ def _through(layer: StepMiddleware, proceed: StepCall, context: StepContext) -> 
 def run_in_workspace(context: StepContext) -> StepResult:
     """The end of every chain."""
     return context.workspace.run_step(context.step, context.sink, context.timeout)
-
-
-class NullSink:
-    """Where output goes when no middleware takes it."""
-
-    def open(self, container_id: str) -> None:
-        """See `Sink.open`."""
-
-    def write(self, stream: OutputStream, data: bytes) -> None:
-        """See `Sink.write`."""
 
 
 class StepLogs:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from brokers.embedded import EmbeddedNats
+from brokers.nats.connection import NatsConnection
 from executors.errors import ExecutorUnavailable
 from executors.settings import DockerSettings
 
@@ -31,3 +35,25 @@ def engine() -> DockerSettings:
     finally:
         executor.close()
     return settings
+
+
+@pytest.fixture(scope="session")
+def nats_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedNats]:
+    """A real nats-server, shared: tests keep apart by the ids and names they use."""
+    with EmbeddedNats(tmp_path_factory.mktemp("nats")) as server:
+        yield server
+
+
+@pytest.fixture
+def own_server(tmp_path: Path) -> Iterator[EmbeddedNats]:
+    """One that the test may stop and kill."""
+    with EmbeddedNats(tmp_path / "nats") as server:
+        yield server
+
+
+@pytest.fixture
+def connection(nats_server: EmbeddedNats) -> Iterator[NatsConnection]:
+    """To the shared server."""
+    connection = NatsConnection(nats_server.url)
+    yield connection
+    connection.close()

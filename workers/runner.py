@@ -8,14 +8,13 @@ from time import monotonic
 
 from brokers.events import MAX_REASON, Events
 from brokers.job_store import JobRecord, JobStore, StepRecord, utc_now
-from executors.base import StepResult, Workspace
+from executors.base import NullSink, StepResult, Workspace
 from executors.job import Job, JobState, Step
 from executors.logs import LogBatcher
 from executors.redact import mask, secrets_of
 from executors.steps import (
     Deadline,
     Masking,
-    NullSink,
     Refusals,
     StepCall,
     StepContext,

@@ -10,7 +10,7 @@ from docker import APIClient
 from docker.errors import APIError, NotFound
 from docker.utils import parse_repository_tag
 
-from executors.docker.deadline import Deadline
+from executors.deadline import Deadline
 from executors.docker.errors import engine_errors, explain
 from executors.errors import ImageUnavailable
 

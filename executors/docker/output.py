@@ -16,7 +16,7 @@ from contextlib import closing, contextmanager
 from docker import APIClient
 
 from executors.base import OutputStream, Sink
-from executors.docker.deadline import Deadline
+from executors.deadline import Deadline
 
 HEADER = struct.Struct(">BxxxL")
 CHUNK = 64 * 1024

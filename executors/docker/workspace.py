@@ -15,9 +15,9 @@ from docker import APIClient
 from docker.errors import APIError, NotFound
 
 from executors.base import Sink, StepResult, Workspace
+from executors.deadline import Deadline, killed_after
 from executors.docker import convert, leftovers, output
 from executors.docker.client import Client
-from executors.docker.deadline import Deadline, killed_after
 from executors.docker.errors import ENGINE_ERRORS, blames_request, engine_errors, explain
 from executors.errors import LimitUnsupported, StepRefused
 from executors.job import SHARED_DIR, Job, Step

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from time import monotonic
 
-from executors.base import OutputStream, Sink, StepResult, Workspace
+from executors.base import NullSink, OutputStream, Sink, StepResult, Workspace
+from executors.deadline import Deadline, killed_after
 from executors.errors import ExecutorError, ImageUnavailable
 from executors.job import Job, Step
 from executors.sandbox import convert
@@ -67,7 +66,7 @@ class SandboxWorkspace(Workspace):
 
     def run_step(self, step: Step, sink: Sink, timeout: float | None) -> StepResult:
         """A fresh root; only `/shared` goes from step to step."""
-        until = None if timeout is None else monotonic() + timeout
+        deadline = Deadline(timeout)
         convert.refuse_limits(step)
         networked = convert.wants_network(step, self._machine.settings)
         if networked:
@@ -75,14 +74,18 @@ class SandboxWorkspace(Workspace):
         number = next(self._numbers)
         with machine_errors("preparing a step"):
             userland = self._userland(step, number)
-        if until is not None and monotonic() >= until:
+        if deadline.over:
             why = "the time was up before the step could begin"
             return StepResult(exit_code=None, timed_out=True, reason=why)
         launch = self._launch(step, userland)
         sink.open(f"{self._home.name}-{number}")
         if userland.note:
             sink.write(OutputStream.STDERR, userland.note.encode())
-        with Sandbox(launch) as sandbox, killed_at(until, sandbox.kill), ExitStack() as network:
+        with (
+            Sandbox(launch) as sandbox,
+            killed_after(sandbox.kill, deadline),
+            ExitStack() as network,
+        ):
             try:
                 limit_pids(sandbox.pid, step.pids_limit, self._machine.run_as)
                 if networked:
@@ -113,7 +116,7 @@ class SandboxWorkspace(Workspace):
             root=host_root(self._home / f"host-{number}", self._machine.run_as),
             config=ImageConfig(env={}),
             user=User(),
-            note=f"hades: image {step.image} could not be had ({error}); "
+            note=f"hades: image {step.image} could not be had ({error.why}); "
             "running on the host's own userland, read-only\n",
         )
 
@@ -155,7 +158,7 @@ def try_out(machine: Machine, home: Path) -> None:
     )
     with Sandbox(launch) as sandbox:
         sandbox.release()
-        sandbox.pump(_Nowhere())
+        sandbox.pump(NullSink())
     ending = sandbox.ending()
     if ending.exit_code != 0:
         raise setup_failed(ending.words)
@@ -171,29 +174,3 @@ def result_of(ending: Ending) -> StepResult:
     if failure is None:
         raise setup_failed(ending.words)
     return StepResult(exit_code=exec_exit_code(failure), reason=failure)
-
-
-@contextmanager
-def killed_at(until: float | None, kill: Callable[[], object]) -> Iterator[None]:
-    """Calls `kill` from a thread of its own if the block is not left before `until`."""
-    if until is None:
-        yield
-        return
-    timer = threading.Timer(max(0.0, until - monotonic()), kill)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-        timer.join()
-
-
-class _Nowhere:
-    """A sink that keeps nothing."""
-
-    def open(self, container_id: str) -> None:
-        """Nothing to keep."""
-
-    def write(self, stream: OutputStream, data: bytes) -> None:
-        """Nothing to keep."""

@@ -72,12 +72,10 @@ def load_images(stack: Stack) -> None:
 def stack(house: Stack) -> Iterator[Stack]:
     """Afterwards every job must be over, and nothing of it left; workers of the test are ended."""
     house.recent(forget=True)
-    before = list(house.workers)
+    kept = len(house.workers)
     yield house
     house.settle()
-    for worker in house.workers[len(before) :]:
-        worker.stop()
-    house.workers[:] = before
+    house.stop_workers(kept)
     assert house.leftovers() == []
 
 

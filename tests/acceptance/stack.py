@@ -98,11 +98,11 @@ class Stack:
         worker.await_line(WORKER_READY)
         return worker
 
-    def stop_workers(self) -> None:
-        """End all of them, the killed ones are ended already."""
-        for worker in self.workers:
+    def stop_workers(self, kept: int = 0) -> None:
+        """End all at once, but for the first that were started."""
+        for worker in self.workers[kept:]:
             worker.terminate()
-        while self.workers:
+        while len(self.workers) > kept:
             self.workers.pop().stop()
 
     def _start(self, name: str, **env: str) -> Process:

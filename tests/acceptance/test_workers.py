@@ -103,15 +103,21 @@ def test_a_worker_that_is_told_to_go_finishes_its_job_and_takes_no_other(stack: 
     assert stack.witness.record(waiting).attempt == 1
 
 
-def test_a_high_priority_goes_before_a_low_one_that_waits_longer(stack: Stack) -> None:
+def test_high_priorities_go_first_and_low_ones_still_go_on(stack: Stack) -> None:
+    """The lanes take turns, weighted: of seven, the lowest has one."""
     stack.start_worker()
-    busy = stack.submit(job("echo ready; sleep 2"))
+    busy = stack.submit(job("echo ready; sleep 3"))
     stack.await_output(busy, "ready")
 
-    low, medium, high = (stack.submit(job("true", priority=number)) for number in (1, 2, 3))
+    low = [stack.submit(job("true", priority=1)) for _ in range(7)]
+    high = [stack.submit(job("true", priority=3)) for _ in range(7)]
     stack.settle()
 
-    assert stack.witness.running_order()[-4:] == [busy, high, medium, low]
+    first, *order = stack.witness.running_order()[-15:]
+    assert first == busy
+    assert [len([x for x in order[:7] if x in lane]) for lane in (high, low)] == [6, 1]
+    assert [x for x in order if x in high] == high
+    assert [x for x in order if x in low] == low
 
 
 def test_jobs_that_no_worker_takes_wait_for_the_first_that_comes(stack: Stack) -> None:

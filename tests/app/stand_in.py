@@ -19,7 +19,7 @@ from uuid import UUID
 
 from flask import Flask, Response, request
 
-JOB = Path(os.environ["HADES_DATA_DIR"]).with_name("job.json")
+JOB = Path(os.environ.get("HADES_DATA_DIR", "sandbox")).with_name("job.json")
 
 
 def api():

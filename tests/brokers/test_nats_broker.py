@@ -143,7 +143,9 @@ def test_a_busy_worker_holds_nothing_that_an_idle_one_could_run(broker, nats_ser
     block = dramatiq.actor(
         lambda: release.wait(30) and None, broker=broker, actor_name="block", queue_name="q"
     )
-    dramatiq.actor(lambda: release.wait(30) and None, broker=other, actor_name="block", queue_name="q")
+    dramatiq.actor(
+        lambda: release.wait(30) and None, broker=other, actor_name="block", queue_name="q"
+    )
     for owner in (broker, other):
         dramatiq.actor(ran.set, broker=owner, actor_name="quick", queue_name="q")
     first = Worker(broker, worker_timeout=100, worker_threads=1)

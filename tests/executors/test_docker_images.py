@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from docker.errors import ImageNotFound
 
-from executors.docker.deadline import Deadline
+from executors.deadline import Deadline
 from executors.docker.executor import DockerExecutor
 from executors.errors import ImageUnavailable
 from executors.job import Step

@@ -8,7 +8,7 @@ from time import monotonic
 
 import pytest
 
-from executors.base import StepResult, Workspace
+from executors.base import NullSink, StepResult, Workspace
 from executors.dummy import DummyExecutor
 from executors.errors import ImageUnavailable, InfrastructureError
 from executors.job import Job, LogBatch, OutputStream, Step
@@ -17,7 +17,6 @@ from executors.redact import MASK
 from executors.steps import (
     Deadline,
     Masking,
-    NullSink,
     Refusals,
     StepContext,
     StepLogs,
@@ -78,7 +77,9 @@ def test_a_layer_may_change_the_context_and_the_result() -> None:
 
 def test_a_deadline_gives_the_step_what_is_left() -> None:
     seen: list[float | None] = []
-    call = chain([Deadline(monotonic() + 100)], lambda context: seen.append(context.timeout) or DONE)
+    call = chain(
+        [Deadline(monotonic() + 100)], lambda context: seen.append(context.timeout) or DONE
+    )
     call(context())
     assert seen[0] is not None
     assert 0 < seen[0] <= 100

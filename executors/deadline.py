@@ -17,6 +17,11 @@ class Deadline:
     def __init__(self, seconds: float | None) -> None:
         self._end = None if seconds is None else time.monotonic() + seconds
 
+    @property
+    def over(self) -> bool:
+        """Whether the time is up."""
+        return self._end is not None and time.monotonic() >= self._end
+
     def left(self, grace: float = 0.0) -> float | None:
         """Seconds until `grace` after the end, never below SHORTEST; None without an end."""
         return None if self._end is None else max(SHORTEST, self._end + grace - time.monotonic())
