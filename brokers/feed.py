@@ -14,7 +14,7 @@ import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
@@ -45,6 +45,7 @@ class Source:
     subject: str
     after: int | None = None
     """Sequence of the last message passed on; None: begin with the last one that there is."""
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 class Feed:
@@ -59,6 +60,7 @@ class Feed:
         self._sources = sources
         self._arrived: asyncio.Queue[tuple[Source, Msg]] = asyncio.Queue(PULL_BATCH)
         self._tasks: list[Future[None]] = []
+        self._round = 0
         self._forget_reconnects: Callable[[], None] = _nothing
 
     def __enter__(self) -> Self:
@@ -77,9 +79,12 @@ class Feed:
 
     def _start(self) -> None:
         self._stop()
-        self._tasks = [self._connection.spawn(self._read(source)) for source in self._sources]
+        self._tasks = [
+            self._connection.spawn(self._read(source, self._round)) for source in self._sources
+        ]
 
     def _stop(self) -> None:
+        self._round += 1  # asyncio may swallow a cancellation
         for task in self._tasks:
             task.cancel()
 
@@ -96,15 +101,15 @@ class Feed:
             items.append(self._arrived.get_nowait())
         return items
 
-    async def _read(self, source: Source) -> None:
-        while True:
+    async def _read(self, source: Source, number: int) -> None:
+        while number == self._round:
             try:
-                await self._pull_until_lost(source)
+                await self._pull_until_lost(source, number)
             except (nats.errors.Error, TimeoutError, OSError) as error:
                 log.debug("reading %s anew after %r", source.stream, error)
             await asyncio.sleep(RETRY_SECONDS)
 
-    async def _pull_until_lost(self, source: Source) -> None:
+    async def _pull_until_lost(self, source: Source, number: int) -> None:
         jetstream, client = self._connection.jetstream, self._connection.client
         info = await jetstream.add_consumer(source.stream, _config(source))
         inbox = client.new_inbox()
@@ -112,7 +117,7 @@ class Feed:
         consumer = f"{source.stream}.{info.name}"
         try:
             status = "408"
-            while status in _PULL_AGAIN:
+            while status in _PULL_AGAIN and number == self._round:
                 request = json.dumps({"batch": PULL_BATCH, "expires": int(PULL_SECONDS * 1e9)})
                 subject = f"$JS.API.CONSUMER.MSG.NEXT.{consumer}"
                 await client.publish(subject, request.encode(), reply=inbox)
@@ -129,9 +134,15 @@ class Feed:
             status: Any = (message.headers or {}).get("Status")
             if status is not None:
                 return str(status)
-            await self._arrived.put((source, message))
-            source.after = message.metadata.sequence.stream
+            await self._pass_on(source, message)
         return "408"
+
+    async def _pass_on(self, source: Source, message: Msg) -> None:
+        sequence = message.metadata.sequence.stream
+        async with source.lock:
+            if source.after is None or sequence > source.after:
+                await self._arrived.put((source, message))
+                source.after = sequence
 
 
 def _nothing() -> None:

@@ -147,10 +147,11 @@ class NatsConnection:
         return client
 
     async def _on_disconnected(self) -> None:
-        log.warning("NATS connection lost, reconnecting")
+        if self._client is not None:  # nobody has called `close`
+            log.warning("NATS connection lost, reconnecting")
 
     async def _on_closed(self) -> None:
-        if self._client is not None:  # nobody has called `close`
+        if self._client is not None:
             log.critical("NATS has closed the connection for good")
 
     async def _on_reconnected(self) -> None:

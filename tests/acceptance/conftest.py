@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,7 +12,7 @@ import pytest
 
 from executors.errors import ExecutorUnavailable
 from executors.sandbox.executor import SandboxExecutor
-from executors.settings import DockerSettings, SandboxSettings
+from executors.settings import SandboxSettings
 from tests.acceptance.stack import Stack
 from tests.conftest import unavailable
 from tests.images import build
@@ -30,24 +30,24 @@ def open_directory() -> Iterator[Path]:
 
 @pytest.fixture(scope="session", params=EXECUTORS)
 def house(request: pytest.FixtureRequest) -> Iterator[Stack]:
-    """NATS, the API and the log manager, with the images that jobs need; no worker."""
+    """NATS, the API and the log manager, with a small image; no worker."""
     with open_directory() as directory:
         if request.param == "sandbox":
             need_sandbox(directory)
         else:
-            need_engine(request)
+            request.getfixturevalue("engine")
         with Stack(directory, request.param, HADES_SANDBOX_HOST_LOOPBACK="true") as stack:
-            if request.param == "sandbox":
-                load_images(stack)
+            load_image(stack, "busybox")
             yield stack
 
 
-def need_engine(request: pytest.FixtureRequest) -> DockerSettings:
-    """A running Engine with the images."""
-    engine: DockerSettings = request.getfixturevalue("engine")
-    for name in build.IMAGES:
-        build.load(name)
-    return engine
+@pytest.fixture(scope="session")
+def debian(house: Stack) -> None:
+    """The house also has the images with bash, git and Python."""
+    try:
+        load_image(house, "debian")
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+        unavailable(f"no image of Debian can be made: {error}")
 
 
 def need_sandbox(directory: Path) -> None:
@@ -59,13 +59,15 @@ def need_sandbox(directory: Path) -> None:
         unavailable(str(error))
 
 
-def load_images(stack: Stack) -> None:
-    """With the command that an operator would use."""
-    archives = stack.directory / "archives"
-    files = [str(build.save(name, archives)) for name in build.IMAGES]
-    done = stack.hades("images", "load", *files)
+def load_image(stack: Stack, name: str) -> None:
+    """Into the Engine, or into the sandbox's store with the command that an operator would use."""
+    if stack.executor == "docker":
+        build.load(name)
+        return
+    with TemporaryDirectory(prefix="hades-images-") as directory:
+        archive = build.save(name, Path(directory))
+        done = stack.hades("images", "load", str(archive))
     assert done.returncode == 0, done.stderr
-    shutil.rmtree(archives)
 
 
 @pytest.fixture
@@ -95,7 +97,9 @@ def office() -> Iterator[Stack]:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """A failure shows what the programs have printed since the test began."""
     report = yield
     funcargs = getattr(item, "funcargs", {})

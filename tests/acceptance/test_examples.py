@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from subprocess import CompletedProcess
+
 import pytest
 
 from app.launch import ROOT
@@ -19,26 +22,32 @@ EXAMPLES = {
 pytestmark = pytest.mark.usefixtures("worker")
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
-def test_an_example_runs_from_the_post_to_its_log(stack: Stack, name: str) -> None:
-    job_id, end = stack.run(ROOT / "examples" / name)
+@pytest.fixture(params=EXAMPLES)
+def example(request: pytest.FixtureRequest, house: Stack) -> Path:
+    """An example's file; its images are there."""
+    if request.param == "three-steps.json":
+        request.getfixturevalue("debian")
+    return ROOT / "examples" / str(request.param)
+
+
+def test_an_example_runs_from_the_post_to_its_log(stack: Stack, example: Path) -> None:
+    job_id, end = stack.run(example)
 
     assert (end.state, end.reason) == ("Succeeded", "")
-    assert stack.steps(job_id) == EXAMPLES[name]
+    assert stack.steps(job_id) == EXAMPLES[example.name]
     assert stack.witness.states(job_id) == ["Queued", "Running", "Succeeded"]
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
-def test_submit_follows_an_example_to_its_end(stack: Stack, name: str) -> None:
-    done = submit(stack, f"{ROOT}/examples/{name}")
+def test_submit_follows_an_example_to_its_end(stack: Stack, example: Path) -> None:
+    done = submit(stack, str(example))
 
     job_id, *lines = done.stdout.splitlines()
     assert (done.returncode, done.stderr) == (0, "")
-    assert lines == [line for step in EXAMPLES[name] for line in step]
+    assert lines == [line for step in EXAMPLES[example.name] for line in step]
     assert stack.status(job_id) == "Succeeded"
 
 
-def test_submit_tells_why_a_job_failed(stack: Stack, tmp_path) -> None:
+def test_submit_tells_why_a_job_failed(stack: Stack, tmp_path: Path) -> None:
     file = tmp_path / "job.json"
     file.write_text(
         '{"name": "x", "steps": [{"image": "alpine:latest", "script": "echo no >&2; exit 7"}]}'
@@ -52,7 +61,7 @@ def test_submit_tells_why_a_job_failed(stack: Stack, tmp_path) -> None:
     ]
 
 
-def submit(stack: Stack, file: str):
+def submit(stack: Stack, file: str) -> CompletedProcess[str]:
     return stack.hades(
         "submit", file, "--follow", "--url", stack.api_url, "--logs-url", stack.logs_url
     )

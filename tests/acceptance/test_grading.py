@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import ip_network
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,8 +29,7 @@ FAILING = [
     "/shared/tests/test_median.py:14: assert 3 == 2.5",
     "------------------- generated xml file: /shared/results.xml --------------------",
     "=========================== short test summary info ============================",
-    "FAILED test_median.py::"
-    "test_the_median_of_an_even_count_is_halfway_between_the_middle_two - assert 3 == 2.5",
+    "FAILED test_median.py::test_the_median_of_an_even_count_is_halfway_between_the_middle_two",
     "1 failed, 3 passed in TIME",
 ]
 TESTS = [
@@ -41,7 +39,7 @@ TESTS = [
     "nothing_has_no_median",
 ]
 
-pytestmark = pytest.mark.usefixtures("worker")
+pytestmark = pytest.mark.usefixtures("worker", "debian")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -132,8 +130,3 @@ def test_a_repository_that_is_not_there_fails_the_job_at_its_first_step(
     assert (end.state, end.reason) == ("Failed", "container exited with status 128")
     [clone] = stack.steps(job_id)
     assert any("fatal:" in line for line in clone)
-
-
-def test_the_example_is_a_template_with_example_addresses_only() -> None:
-    text = Path(GRADING / "job.json").read_text()
-    assert re.findall(r"://([^/]+)/", text) == ["git.example.org", "git.example.org"]

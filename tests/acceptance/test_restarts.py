@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import httpx
 import pytest
@@ -15,7 +15,7 @@ FAILS = {"name": "fails", "steps": [{"image": "dummy", "script": "echo three\nex
 
 
 @pytest.fixture(autouse=True)
-def a_worker(office: Stack):
+def a_worker(office: Stack) -> Iterator[None]:
     office.start_worker()
     yield
     office.stop_workers()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -57,7 +58,7 @@ BODIES = {
 
 
 @pytest.fixture
-def untouched(office: Stack):
+def untouched(office: Stack) -> Iterator[None]:
     """Nothing is stored meanwhile."""
     office.run(GOOD)  # so that every stream is there
     before = office.witness.counts()
@@ -66,7 +67,7 @@ def untouched(office: Stack):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def someone_works(office: Stack):
+def someone_works(office: Stack) -> None:
     office.start_worker()
 
 

@@ -57,6 +57,7 @@ def test_another_worker_runs_the_job_of_a_killed_one_in_a_clean_workspace(stack:
     job_id = stack.submit(job(script))
     stack.await_output(job_id, "ready")
     first = stack.witness.record(job_id).worker
+    assert stack.leftovers(), "what is there while it runs would be seen"
 
     holder(workers, first).kill()
     end = stack.wait_final(job_id)
