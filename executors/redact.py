@@ -73,11 +73,13 @@ def _places(text: AnyStr, secret: AnyStr) -> Iterator[tuple[int, int]]:
 
 
 def _masked(text: AnyStr, spans: Iterable[tuple[int, int]], instead: AnyStr) -> AnyStr:
-    pieces, done = [text[:0]], 0
+    pieces = [text[:0]]
+    done = 0
     for start, end in spans:
-        pieces += [text[done:start], instead]
+        pieces.extend((text[done:start], instead))
         done = end
-    return text[:0].join([*pieces, text[done:]])
+    pieces.append(text[done:])
+    return text[:0].join(pieces)
 
 
 class MaskingSink:

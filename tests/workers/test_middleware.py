@@ -75,7 +75,7 @@ def test_while_a_job_waits_for_its_next_attempt_its_record_says_so(site, monkeyp
     assert sum(site.broker.get_queue_message_counts(subjects.QUEUE)) == 1
 
 
-@pytest.mark.parametrize("method", ["claim", "get_and_start"])
+@pytest.mark.parametrize("method", ["claim", "started"])
 def test_a_record_that_cannot_be_changed_leaves_the_job_on_the_queue(site, monkeypatch, method):
     owner, name = (site.store, "claim") if method == "claim" else (site.runner, "started")
     works, failures = getattr(owner, name), []
