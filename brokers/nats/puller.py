@@ -43,20 +43,32 @@ def weights(lanes: int) -> list[int]:
 
 
 class Turns:
-    """Smooth weighted round robin: over any 7 turns of 3 lanes, 4 + 2 + 1, evenly spread."""
+    """Weighted round robin: a lane that got less than its share of what was taken comes sooner."""
 
     def __init__(self, shares: Sequence[int]) -> None:
         self._shares = shares
-        self._credit = [0] * len(shares)
+        self.reset()
 
-    def next(self) -> int:
-        """Index of the lane whose turn it is."""
+    def reset(self) -> None:
+        """Start anew, with the top lane."""
+        self._credit = [0] * len(self._shares)
+
+    def plan(self, slots: int) -> list[int]:
+        """The lanes whose turns come next, if all of them have messages."""
+        kept, turns = self._credit, []
+        for _ in range(slots):
+            due = [credit + share for credit, share in zip(self._credit, self._shares, strict=True)]
+            turns.append(due.index(max(due)))
+            self.took(turns[-1])
+        self._credit = kept
+        return turns
+
+    def took(self, lane: int) -> None:
+        """The lane had a turn."""
         self._credit = [
             credit + share for credit, share in zip(self._credit, self._shares, strict=True)
         ]
-        lane = max(range(len(self._credit)), key=lambda index: self._credit[index])
         self._credit[lane] -= sum(self._shares)
-        return lane
 
 
 class Puller:
@@ -121,16 +133,21 @@ class Puller:
         taken = 0
         for lane, share in self._plan(self._free):
             if self._free > 0 and not self._closed:
-                taken += await self._ask(lane, min(share, self._free))
+                received = await self._ask(lane, min(share, self._free))
+                for _ in range(received):
+                    self._turns.took(lane)
+                taken += received
+        if taken == 0:
+            self._turns.reset()
         return taken
 
     def _plan(self, slots: int) -> Iterator[tuple[int, int]]:
-        lanes = range(len(self._next_subjects))
-        turns = [self._turns.next() for _ in range(slots)]
+        """Lanes, and how many messages to ask of each: by turns, then the rest from the top."""
+        turns = self._turns.plan(slots)
         for lane in dict.fromkeys(turns):
             yield lane, turns.count(lane)
         if len(self._next_subjects) > 1:
-            for lane in lanes:
+            for lane in range(len(self._next_subjects)):
                 yield lane, slots
 
     async def _ask(self, lane: int, batch: int) -> int:

@@ -241,3 +241,13 @@ def test_an_absent_server_is_a_connection_error():
     with pytest.raises(ConnectionFailed):
         actor.send("x")
     broker.close()
+
+
+def test_an_idle_queue_starts_with_the_top_lane(broker, start_worker):
+    order: list[int] = []
+    actor = dramatiq.actor(order.append, broker=broker, actor_name="a", queue_name="q")
+    for lane in (0, 1, 2):
+        actor.send_with_options(args=(lane,), broker_priority=lane)
+    start_worker()
+    broker.join("q", timeout=30_000)
+    assert order == [2, 1, 0]
