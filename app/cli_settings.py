@@ -10,6 +10,9 @@ import dotenv
 from environs import Env
 from marshmallow.validate import Range
 
+ROOT = Path(__file__).resolve().parents[1]
+"""The directory that holds `app`, `brokers`, `executors` and `workers`."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CliSettings:

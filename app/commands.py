@@ -15,8 +15,7 @@ from typing import NoReturn
 
 from gunicorn.config import make_settings
 
-from app.cli_settings import CliSettings, environment
-from app.launch import ROOT
+from app.cli_settings import ROOT, CliSettings, environment
 
 API_APP = "app.factory:api()"
 LOGS_APP = "app.factory:logs()"

@@ -10,11 +10,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Lock, Thread
 
-from app.cli_settings import CliSettings
+from app.cli_settings import ROOT, CliSettings
 from app.client import HadesClient, LogLine, StateChange
 from app.dev import Choice, DevOptions, Stack, Tell, choose_executor, interruptible, open_stack
 from app.engine import Engine
-from app.launch import ROOT
 from app.supervisor import ChildFailed
 from executors.errors import HadesError
 

@@ -6,14 +6,15 @@ import logging
 import sys
 
 import dramatiq
-from environs import Env
+from environs import Env, EnvError
 
 from brokers.events import Events
 from brokers.job_store import FOREVER, JobStore
+from brokers.nats import NatsBroker
 from brokers.nats.errors import ConnectionFailed
 from brokers.queue import open_broker
 from brokers.settings import NatsSettings
-from executors.errors import ExecutorUnavailable
+from executors.errors import HadesError
 from executors.registry import create_executor
 from executors.settings import ExecutorSettings
 from workers.actors import declare_run_job
@@ -27,19 +28,28 @@ log = logging.getLogger(__name__)
 def setup() -> None:
     """Build the worker from the environment and make its broker Dramatiq's.
 
-    None of Dramatiq's own middleware is used: a job has its own time limit, and a step that fails
-    is a result, not a reason to retry. Exits when the executor cannot run jobs: a broken machine
-    must not take any.
+    Exits, saying why, when settings are wrong, when NATS is not there, and when the executor cannot
+    run jobs: a broken machine must not take any.
     """
-    env = Env()
+    try:
+        dramatiq.set_broker(build(Env()))
+    except (EnvError, HadesError, ConnectionFailed) as error:
+        log.critical("the worker cannot start: %s", error)
+        sys.exit(1)
+
+
+def build(env: Env) -> NatsBroker:
+    """The worker's broker, with its one actor declared.
+
+    None of Dramatiq's own middleware is used: a job has its own time limit, and a step that fails
+    is a result, not a reason to retry. Raises EnvError, HadesError, ConnectionFailed.
+    """
     nats = NatsSettings.from_env(env)
     settings = WorkerSettings.from_env(env)
+    for room in ("brokers", "executors", "workers"):
+        logging.getLogger(room).setLevel(logging.DEBUG if settings.debug else logging.INFO)
     executor = create_executor(ExecutorSettings.from_env(env), worker=settings.name)
-    try:
-        executor.check()
-    except ExecutorUnavailable as error:
-        log.critical("no job can be run here: %s", error)
-        sys.exit(1)
+    executor.check()
     connection = nats.connect()
     store = JobStore(connection, max_age=nats.record_max_age, patience=FOREVER)
     events = Events(connection, max_age=nats.log_max_age)
@@ -47,11 +57,7 @@ def setup() -> None:
     middleware = ExecutorMiddleware(
         executor, store, runner, worker=settings.name, max_attempts=nats.max_deliver
     )
-    try:
-        events.declare()
-    except ConnectionFailed as error:
-        log.critical("%s", error)
-        sys.exit(3)
+    events.declare()
     broker = open_broker(nats, connection, middleware=[middleware])
     declare_run_job(broker, middleware, runner)
-    dramatiq.set_broker(broker)
+    return broker
