@@ -1,7 +1,8 @@
 """Pulls messages from the lanes of one queue, never more than there are free slots.
 
 While there is work, the puller asks lane by lane for what is there, each lane for its share of the
-free slots, then from the top for the rest: a high lane goes first, a low one always goes on. When
+free slots, and gives the shares of empty lanes to the others: a high lane goes first, a low one
+always goes on. When
 every lane is empty it leaves one pull standing on each and sleeps until the server answers one; the
 others are withdrawn before it goes on. A message that arrives in that moment and finds no slot is
 handed back at once, so a busy worker never holds what an idle one could run.
@@ -14,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import nats.errors
 from nats.aio.client import Client
@@ -43,32 +44,35 @@ def weights(lanes: int) -> list[int]:
 
 
 class Turns:
-    """Weighted round robin: a lane that got less than its share of what was taken comes sooner."""
+    """Smooth weighted round robin over the lanes that have messages.
+
+    A lane that is found empty loses the credit that it saved up: it is neither owed anything later,
+    nor does it stand in the way of the others.
+    """
 
     def __init__(self, shares: Sequence[int]) -> None:
         self._shares = shares
-        self.reset()
+        self._credit = [0] * len(shares)
 
-    def reset(self) -> None:
-        """Start anew, with the top lane."""
-        self._credit = [0] * len(self._shares)
-
-    def plan(self, slots: int) -> list[int]:
-        """The lanes whose turns come next, if all of them have messages."""
-        kept, turns = self._credit, []
+    def plan(self, slots: int, lanes: Sequence[int]) -> list[int]:
+        """Whose turns come next, if all of `lanes` have messages."""
+        kept = list(self._credit)
+        turns = []
         for _ in range(slots):
-            due = [credit + share for credit, share in zip(self._credit, self._shares, strict=True)]
-            turns.append(due.index(max(due)))
-            self.took(turns[-1])
+            turns.append(max(lanes, key=lambda lane: self._credit[lane] + self._shares[lane]))
+            self.took(turns[-1], lanes)
         self._credit = kept
         return turns
 
-    def took(self, lane: int) -> None:
-        """The lane had a turn."""
-        self._credit = [
-            credit + share for credit, share in zip(self._credit, self._shares, strict=True)
-        ]
-        self._credit[lane] -= sum(self._shares)
+    def took(self, lane: int, lanes: Sequence[int]) -> None:
+        """`lane` had a turn, of `lanes`."""
+        for each in lanes:
+            self._credit[each] += self._shares[each]
+        self._credit[lane] -= sum(self._shares[each] for each in lanes)
+
+    def empty(self, lane: int) -> None:
+        """`lane` had no message when it was asked."""
+        self._credit[lane] = 0
 
 
 class Puller:
@@ -129,26 +133,22 @@ class Puller:
             await self._stand()
 
     async def _sweep(self) -> int:
-        """Take what is there; returns how many messages that were."""
-        taken = 0
-        for lane, share in self._plan(self._free):
-            if self._free > 0 and not self._closed:
-                received = await self._ask(lane, min(share, self._free))
-                for _ in range(received):
-                    self._turns.took(lane)
+        """Take what is there, lane by lane in turn; returns how many messages that were."""
+        lanes, taken = list(range(len(self._next_subjects))), 0
+        while lanes and self._free > 0 and not self._closed:
+            turns = self._turns.plan(self._free, lanes)
+            for lane in dict.fromkeys(turns):
+                wanted = min(turns.count(lane), self._free)
+                if wanted == 0 or self._closed:
+                    break
+                received = await self._ask(lane, wanted)
                 taken += received
-        if taken == 0:
-            self._turns.reset()
+                for _ in range(received):
+                    self._turns.took(lane, lanes)
+                if received < wanted:
+                    self._turns.empty(lane)
+                    lanes.remove(lane)
         return taken
-
-    def _plan(self, slots: int) -> Iterator[tuple[int, int]]:
-        """Lanes, and how many messages to ask of each: by turns, then the rest from the top."""
-        turns = self._turns.plan(slots)
-        for lane in dict.fromkeys(turns):
-            yield lane, turns.count(lane)
-        if len(self._next_subjects) > 1:
-            for lane in range(len(self._next_subjects)):
-                yield lane, slots
 
     async def _ask(self, lane: int, batch: int) -> int:
         """One pull that does not wait; returns how many messages it brought."""

@@ -101,7 +101,7 @@ def test_a_worker_that_is_told_to_go_finishes_its_job_and_takes_no_other(stack: 
 
 
 def test_high_priorities_go_first_and_low_ones_still_go_on(stack: Stack) -> None:
-    """The lanes take turns, weighted: of seven, the lowest has one."""
+    """The lanes take turns, weighted 4 to 1: of seven, the lowest has one or two."""
     stack.start_worker()
     busy = stack.submit(job("echo ready; sleep 3"))
     stack.await_output(busy, "ready")
@@ -112,7 +112,7 @@ def test_high_priorities_go_first_and_low_ones_still_go_on(stack: Stack) -> None
 
     first, *order = stack.witness.running_order()[-15:]
     assert first == busy
-    assert [len([x for x in order[:7] if x in lane]) for lane in (high, low)] == [6, 1]
+    assert len([x for x in order[:7] if x in low]) in (1, 2)
     assert [x for x in order if x in high] == high
     assert [x for x in order if x in low] == low
 
