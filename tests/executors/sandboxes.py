@@ -88,7 +88,9 @@ def eventually(condition: Any, patience: float = 30.0) -> bool:
 
 
 def public_python() -> str | None:
-    """An interpreter of this version that any user can execute."""
+    """An interpreter of this version that any user can execute, and find our modules with."""
+    if not all(_open_to_all(Path(entry)) for entry in sys.path if entry and Path(entry).exists()):
+        return None
     candidates = (sys.executable, f"/usr/bin/python3.{sys.version_info.minor}")
     return next((path for path in candidates if _open_to_all(Path(path))), None)
 
