@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import sysconfig
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -89,7 +90,8 @@ def eventually(condition: Any, patience: float = 30.0) -> bool:
 
 def public_python() -> str | None:
     """An interpreter of this version that any user can execute, and find our modules with."""
-    if not all(_open_to_all(Path(entry)) for entry in sys.path if entry and Path(entry).exists()):
+    modules = (Path(__file__).parent, Path(sysconfig.get_path("purelib")))
+    if not all(_open_to_all(path) for path in modules):
         return None
     candidates = (sys.executable, f"/usr/bin/python3.{sys.version_info.minor}")
     return next((path for path in candidates if _open_to_all(Path(path))), None)
