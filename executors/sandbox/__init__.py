@@ -16,5 +16,6 @@ A job is run in this order:
     skeleton, users, host       what lies over the image's root; its user; the host in its place
     convert                     step -> arguments of bwrap (found by `program`)
     process (spawn, pidfd)      start, output, kill
+    chroot                      what is done first by a worker in a chroot
     limits, network             what is added while the sandbox is held before its command
 """

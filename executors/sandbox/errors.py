@@ -12,7 +12,8 @@ _CAUSES = (
     (
         ("namespace", "uid map", "gid map"),
         "user namespaces are not allowed here (sysctl user.max_user_namespaces, "
-        "kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns)",
+        "kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns, or a "
+        "chroot)",
     ),
     (("overlay",), "overlayfs can't be mounted in a user namespace (needs Linux 5.11)"),
     (("mount proc",), "/proc can't be mounted in a user namespace (is this itself a container?)"),

@@ -16,6 +16,7 @@ from executors.errors import (
     LimitUnsupported,
 )
 from executors.job import Job
+from executors.sandbox.chroot import in_chroot, make_root
 from executors.sandbox.errors import machine_errors, unavailable
 from executors.sandbox.images import ImageStore
 from executors.sandbox.network import require_network
@@ -58,10 +59,16 @@ class SandboxExecutor(Executor):
             return self._machine
 
     def check(self) -> None:
-        """Runs `true`, once: what has worked is not tried again. Removes what dead workers left."""
+        """Runs `true`, once: what has worked is not tried again. Removes what dead workers left.
+
+        In a chroot, and as root, it first makes that a root of its own: for the calling thread and
+        those that it starts later.
+        """
         if self._works:
             return
         try:
+            if os.geteuid() == 0 and in_chroot():
+                make_root()
             self._check_access()
             with self.workspaces.create(f"check-{secrets.token_hex(8)}", 0) as home:
                 try_out(self.machine, home)
