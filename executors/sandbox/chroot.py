@@ -39,6 +39,7 @@ def make_root() -> None:
 
     For the calling thread and those that it starts from now on: call it before there are any.
     """
+    _own_mounts()
     tree = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         _to_namespace_root()
@@ -57,15 +58,20 @@ def make_root() -> None:
 def _looks_chrooted() -> bool:
     try:
         before = os.stat("/")
+        _own_mounts()
         _to_namespace_root()
         return not os.path.samestat(before, os.stat("/"))
     except OSError:
         return False
 
 
-def _to_namespace_root() -> None:
-    """A copy of the mounts for this thread alone, seen from their very root."""
+def _own_mounts() -> None:
+    """A copy of the mounts, and a root, for this thread alone."""
     _call("unshare", _CLONE_FS | _CLONE_NEWNS)
+
+
+def _to_namespace_root() -> None:
+    """Move this thread's root to the very root of its mounts."""
     namespace = os.open("/proc/thread-self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
     try:
         _call("setns", namespace, _CLONE_NEWNS)
