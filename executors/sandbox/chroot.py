@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
+from pathlib import Path
 
 _CLONE_FS = 0x00000200
 _CLONE_NEWNS = 0x00020000
@@ -57,12 +58,22 @@ def make_root() -> None:
 
 def _looks_chrooted() -> bool:
     try:
-        before = os.stat("/")
         _own_mounts()
+        before = _root()
         _to_namespace_root()
-        return not os.path.samestat(before, os.stat("/"))
+        return _root() != before
     except OSError:
         return False
+
+
+def _root() -> tuple[str, int]:
+    """Which mount this thread's root is on, and which directory of it."""
+    handle = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        facts = Path(f"/proc/thread-self/fdinfo/{handle}").read_text()
+        return facts.partition("mnt_id:")[2].split()[0], os.fstat(handle).st_ino
+    finally:
+        os.close(handle)
 
 
 def _own_mounts() -> None:

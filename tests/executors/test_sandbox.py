@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -289,6 +290,22 @@ def test_check_says_that_there_are_no_user_namespaces(data_dir: Path) -> None:
     done = subprocess.run(argv, cwd=ROOT, stdout=subprocess.PIPE, check=True)
     assert done.stdout.startswith(b"ExecutorUnavailable user namespaces are not allowed here")
     assert done.stdout.count(b"\n") == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can leave a chroot")
+def test_root_can_run_steps_in_a_chroot(data_dir: Path, tmp_path: Path) -> None:
+    """Where the kernel gives user namespaces to nobody."""
+    script = (
+        "import sys; from pathlib import Path; sys.path.insert(0, '.')\n"
+        "from tests.executors.sandboxes import sandbox_executor\n"
+        "sandbox_executor(Path(sys.argv[1])).check(); print('works')"
+    )
+    python = [sys.executable, "-c", script, str(data_dir / "other")]
+    chroot = f"cd {ROOT} && exec {shlex.join(python)}"
+    mounts = 'mount --rbind / "$0" && exec chroot "$0" /bin/sh -c "$1"'
+    argv = ["unshare", "--mount", "/bin/sh", "-c", mounts, str(tmp_path), chroot]
+    done = subprocess.run(argv, capture_output=True, check=False)
+    assert (done.stdout, done.stderr) == (b"works\n", b"")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="steps run as the worker's own user")
