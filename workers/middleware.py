@@ -12,7 +12,7 @@ from dramatiq import Broker, MessageProxy, Middleware
 from dramatiq.middleware import SkipMessage
 
 from brokers.job_store import JobRecord, JobStore
-from brokers.nats.consumer import NatsMessage
+from brokers.nats.messages import NatsMessage
 from executors.base import Executor
 from executors.errors import AttemptLost, ExecutorError
 from executors.job import Job, JobState

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-import asyncio
-import itertools
-import secrets
-import ssl
+import dataclasses
+import math
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, Unpack
 
-import nats.errors
-import nats.js.errors
 from dramatiq import Message
 from dramatiq.broker import Broker
-from dramatiq.common import current_millis, q_name
-from dramatiq.errors import QueueJoinTimeout
+from dramatiq.common import current_millis, dq_name, q_name
+from dramatiq.errors import QueueJoinTimeout, QueueNotFound
 from dramatiq.middleware import Middleware
-from nats.aio.msg import Msg
 
-from .connection import REQUEST_SECONDS, NatsConnection
+from .connection import NatsConnection
 from .consumer import NatsConsumer
-from .streams import Names, ensure_stream, lane_consumer, queue_stream
+from .errors import ConnectionClosed
+from .forks import Ids
+from .held import Held
+from .lengths import LengthLimit
+from .messages import delivery_of
+from .protocol import Arrival
+from .publisher import Publication, Publisher
+from .queues import PATIENCE, REASON_HEADER, DeadLetter, Queues, QueueStats
+from .servers import DEFAULT_URL, ConnectArguments
+from .streams import Names, StreamOptions
+from .window import Window
 
 ENQUEUE_PATIENCE = 10.0
 """Seconds that `enqueue` waits for NATS to come back before it gives up."""
@@ -29,7 +34,7 @@ SCHEDULE_MIN_MS = 1_000
 """A shorter delay travels as `eta` on the lane: the server's schedules are no finer than 250 ms."""
 JOIN_POLL_SECONDS = 0.05
 
-_REASON_HEADER = "Dramatiq-Reason"
+_CLOSE_SECONDS = 5.0
 _REASON_CHARS = 500
 
 
@@ -38,55 +43,85 @@ class NatsBroker(Broker):
 
     A message that a worker holds is kept alive by a heartbeat from a thread of the broker's own, so
     an actor may run for any time; when the process dies, another worker gets its messages within
-    `ack_wait` seconds. The connection is opened by its first use and reconnects for ever.
+    `ack_wait` seconds. Connections are opened by their first use and reconnect for ever.
 
-    `namespace` separates installations on one account. `max_priority` (0 to 9) opens a lane for
-    each `broker_priority` up to it, a higher number first, weighted 2:1 from lane to lane.
-    `max_deliver` sends a message that was delivered more often without being acknowledged to the
-    dead letters, which are kept for `dead_message_ttl` seconds. `duplicate_window` is in seconds.
-    A `connection` may be shared; the broker then leaves it open.
+    `url` names one server or several, separated by commas; `servers` is a list of them. `login` is
+    described at `ConnectArguments`. A `connection` may be shared; the broker then leaves it open.
+    `namespace` separates installations on one account.
+
+    `max_priority` (0 to 9) opens a lane for each `broker_priority` up to it, a higher number first,
+    weighted 2:1 from lane to lane, so that none starves. `max_deliver` sends a message that was
+    delivered more often without being acknowledged to the dead letters, which are kept for
+    `dead_message_ttl` seconds. `max_queue_length` bounds each queue: `enqueue` raises QueueFull.
+
+    With `confirm="window"` `enqueue` returns before the confirmation: at most `window` messages are
+    unconfirmed, they are sent again until they are confirmed, and `close` and `wait_for_confirms`
+    wait for that. A process that dies loses what was unconfirmed.
+
+    `storage`, `replicas`, `max_age`, `max_bytes` and `duplicate_window` are described at
+    `StreamOptions`. All processes of a namespace need the same ones, and the same `ack_wait` and
+    `max_priority`. With `declare=False` streams and consumers must be there.
     """
 
     def __init__(
         self,
         *,
-        url: str = "nats://localhost:4222",
+        url: str = DEFAULT_URL,
         servers: Sequence[str] | None = None,
         namespace: str = "dramatiq",
         middleware: list[Middleware] | None = None,
         ack_wait: float = 30.0,
         max_deliver: int | None = None,
         max_priority: int | None = None,
+        max_queue_length: int | None = None,
+        confirm: Literal["sync", "window"] = "sync",
+        window: int = 1024,
+        storage: Literal["file", "memory"] = "file",
+        replicas: int = 1,
+        max_age: float = 0.0,
+        max_bytes: int | None = None,
         duplicate_window: float = 60.0,
         dead_message_ttl: float = 7 * 86_400.0,
-        replicas: int = 1,
-        user: str | None = None,
-        password: str | None = None,
-        tls: ssl.SSLContext | None = None,
+        declare: bool = True,
         connection: NatsConnection | None = None,
+        **login: Unpack[ConnectArguments],
     ) -> None:
+        _check(ack_wait, max_priority, confirm)
         super().__init__(middleware=middleware)
         self.queues: set[str] = set()
         self.actor_options.add("broker_priority")
         self.names = Names(namespace)
         self.ack_wait = ack_wait
         self.max_deliver = max_deliver
-        self.max_priority = max_priority
+        self.max_priority = max_priority or 0
         self.dead_message_ttl = dead_message_ttl
-        self._stream = queue_stream(
-            self.names, duplicate_window=duplicate_window, replicas=replicas
-        )
         self._own_connection = connection is None
-        self.connection = connection or NatsConnection(
-            servers or url, user=user, password=password, tls=tls
+        self.connection = connection or NatsConnection(servers or url, **login)
+        options = StreamOptions(
+            storage=storage,
+            replicas=replicas,
+            duplicate_window=duplicate_window,
+            max_age=max_age,
+            max_bytes=max_bytes,
         )
-        self.held: set[str] = set()
+        self._queues = Queues(
+            self.connection,
+            self.names,
+            options,
+            lanes=self.lanes(),
+            ack_wait=ack_wait,
+            declare=declare,
+        )
+        self._limit = LengthLimit(max_queue_length, self._length) if max_queue_length else None
+        self._publisher = Publisher(self.connection.open_wire, self.declare_now)
+        self._window = (
+            Window(self.connection, self.declare_now, size=window) if confirm == "window" else None
+        )
+        self._ids = Ids()
+        self._declared: set[str] = set()
+        self.held = Held(self.connection.open_wire, ack_wait)
         self.consumers: set[NatsConsumer] = set()
         self.closed = False
-        self._heartbeat: Any = None
-        self._declared: set[str] = set()
-        self._ids = itertools.count()
-        self._id_prefix = secrets.token_hex(8)
         self.add_middleware(_StopPulling())
 
     # Queues
@@ -106,121 +141,149 @@ class NatsBroker(Broker):
 
     def lanes(self) -> list[int]:
         """Priorities that have a lane, the highest first."""
-        return list(range(self.max_priority or 0, -1, -1))
+        return list(range(self.max_priority, -1, -1))
 
-    def lane_consumers(self, queue_name: str) -> list[str]:
-        """Durable consumers of the queue, in the order of `lanes`."""
-        return [self.names.consumer(queue_name, lane) for lane in self.lanes()]
+    def lane_of_subject(self, subject: str) -> int:
+        """Index in `lanes` of the lane that a message came from."""
+        priority = subject.rpartition(".")[2]
+        return self.max_priority - int(priority) if priority.isdigit() else 0
 
-    async def declare_on_server(self, queue_name: str | None = None) -> None:
-        """Create or update the stream and the queue's consumers; on the event loop."""
-        jetstream = self.connection.jetstream
-        await ensure_stream(jetstream, self._stream)
-        for lane in self.lanes() if queue_name is not None else ():
-            config = lane_consumer(self.names, str(queue_name), lane, ack_wait=self.ack_wait)
-            await jetstream.add_consumer(self.names.stream, config)
+    def pulled_consumers(self, queue_name: str) -> list[str]:
+        """Durable consumers of a queue in the order of `lanes`, or the one of a delay queue."""
+        name = q_name(queue_name)
+        if name != queue_name:
+            return [self.names.consumer(name, "waiting")]
+        return [self.names.consumer(name, lane) for lane in self.lanes()]
+
+    def declare_now(self, queue_name: str | None = None) -> None:
+        """Create or update the stream and the queue's consumers on the server; None: of all queues.
+
+        Raises ConnectionClosed, ConnectionFailed.
+        """
+        names = self.queues.copy() if queue_name is None else {q_name(queue_name)}
+        self._queues.declare(names)
+        self._declared |= names
+        if not self._queues.abilities().schedules:
+            self._declare_delay_queues()
+
+    def _declare_delay_queues(self) -> None:
+        """Workers then count the delays, in the way of Dramatiq's other brokers."""
+        for name in self.queues.copy():
+            delay_name = dq_name(name)
+            if delay_name not in self.delay_queues:
+                self.delay_queues.add(delay_name)
+                self.emit_after("declare_delay_queue", delay_name)
 
     # Sending
 
-    def enqueue(self, message: Message[Any], *, delay: float | None = None) -> Message[Any]:
-        """`delay` is in milliseconds.
+    def enqueue(
+        self, message: Message[Any], *, delay: float | None = None, idempotent: bool = False
+    ) -> Message[Any]:
+        """Store the message; returns it as a worker will see it. `delay` is in milliseconds.
 
-        Raises ConnectionClosed, ConnectionFailed, MessageTooLarge.
+        `idempotent`: a message whose id was enqueued idempotently within `duplicate_window` is not
+        stored again. Raises QueueFull, MessageTooLarge, JetStreamError; and ConnectionClosed or
+        ConnectionFailed: then it may be stored or not, and an idempotent repetition does no harm.
         """
-        self.declare_queue(message.queue_name)
-        if delay is not None and 0 < delay < SCHEDULE_MIN_MS:
-            message = message.copy(options={"eta": current_millis() + int(delay)})
+        message, publication = self._prepare(message, delay, idempotent)
+        if self._window is not None:
+            self._window.publish(publication, ENQUEUE_PATIENCE)
         else:
-            message = message.copy()
-        self.emit_before("enqueue", message, delay)
-        self._send(message, delay)
+            self._publisher.publish(publication, ENQUEUE_PATIENCE)
         self.emit_after("enqueue", message, delay)
         return message
 
-    def _send(self, message: Message[Any], delay: float | None) -> None:
+    def enqueue_many(
+        self, messages: Iterable[Message[Any]], *, delay: float | None = None
+    ) -> list[Message[Any]]:
+        """`enqueue` for many: all are confirmed when it returns, in far less time.
+
+        After an error some may be stored. Middleware sees each message as with `enqueue`.
+        """
+        prepared = [self._prepare(message, delay, False) for message in messages]
+        self._publisher.publish_many([publication for _, publication in prepared], ENQUEUE_PATIENCE)
+        for message, _ in prepared:
+            self.emit_after("enqueue", message, delay)
+        return [message for message, _ in prepared]
+
+    def wait_for_confirms(self, timeout: float | None = None) -> None:
+        """Until all that was enqueued is confirmed. `timeout` is in milliseconds.
+
+        Raises ConnectionClosed when it is up, and what the server refused meanwhile.
+        """
+        if self._window is not None:
+            self._window.wait(math.inf if timeout is None else timeout / 1000)
+
+    def _prepare(
+        self, message: Message[Any], delay: float | None, idempotent: bool
+    ) -> tuple[Message[Any], Publication]:
+        """What travels, after all hooks before it."""
         queue_name = q_name(message.queue_name)
-        uid = f"{self._id_prefix}-{next(self._ids)}"
-        target = self.names.lane(queue_name, self._lane_of(message))
-        subject, headers = target, {}
-        if delay is not None and delay >= SCHEDULE_MIN_MS:
-            subject = self.names.scheduled(queue_name, uid)
+        self.declare_queue(queue_name)
+        message = self._with_eta(message, queue_name, delay)
+        self.emit_before("enqueue", message, delay)
+        if queue_name not in self._declared:
+            self.declare_now(queue_name)
+        if self._limit is not None:
+            self._limit.admit(queue_name)
+        message_id = f"={message.message_id}" if idempotent else self._ids.next()
+        return message, self._publication(message, queue_name, delay, message_id)
+
+    def _with_eta(
+        self, message: Message[Any], queue_name: str, delay: float | None
+    ) -> Message[Any]:
+        """A copy; one that the worker is to delay says until when."""
+        if delay is None or delay <= 0:
+            return message.copy()
+        eta = {"eta": current_millis() + int(delay)}
+        if delay < SCHEDULE_MIN_MS:
+            return message.copy(options=eta)
+        if self._queues.abilities().schedules:
+            return message.copy()
+        return message.copy(queue_name=dq_name(queue_name), options=eta)
+
+    def _publication(
+        self, message: Message[Any], queue_name: str, delay: float | None, message_id: str
+    ) -> Publication:
+        subject, headers = self.names.lane(queue_name, self._lane_of(message)), {}
+        if message.queue_name != queue_name:
+            subject = self.names.waiting(queue_name)
+        elif delay is not None and delay >= SCHEDULE_MIN_MS:
             headers = {
                 "Nats-Schedule": f"@at {_rfc3339(time.time() + delay / 1000)}",
-                "Nats-Schedule-Target": target,
+                "Nats-Schedule-Target": subject,
             }
-        self._publish(subject, message.encode(), headers, uid)
-
-    def _publish(self, subject: str, data: bytes, headers: dict[str, str], uid: str) -> int:
-        self._declare_once()
-        return self.connection.publish(
-            subject,
-            data,
-            headers=headers,
-            message_id=uid,
-            patience=ENQUEUE_PATIENCE,
-            declare=self.declare_on_server,
-        )
-
-    def _declare_once(self) -> None:
-        if "stream" not in self._declared:
-            self.connection.patiently(self.declare_on_server, ENQUEUE_PATIENCE)
-            self._declared.add("stream")
+            subject = self.names.scheduled(queue_name, self._ids.next())
+        return Publication.of(subject, headers, message.encode(), message_id)
 
     def _lane_of(self, message: Message[Any]) -> int:
         priority = message.options.get("broker_priority")
         if priority is None and message.actor_name in self.actors:
             priority = self.actors[message.actor_name].options.get("broker_priority")
-        return max(0, min(int(priority or 0), self.max_priority or 0))
+        return max(0, min(int(priority or 0), self.max_priority))
 
     # Receiving
 
     def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 30_000) -> NatsConsumer:
-        """`timeout` is in milliseconds. Raises ConnectionFailed, ConnectionClosed."""
-        queue_name = q_name(queue_name)
-        self.declare_queue(queue_name)
-        self.connection.patiently(lambda: self.declare_on_server(queue_name), ENQUEUE_PATIENCE)
-        if self._heartbeat is None:
-            self.connection.on_reconnect(self._beat_at_once)
-            self._heartbeat = self.connection.spawn(self._keep_beating())
+        """`timeout` is in milliseconds. Raises QueueNotFound, ConnectionFailed, ConnectionClosed."""
+        if q_name(queue_name) not in self.queues:
+            raise QueueNotFound(queue_name)  # type: ignore[no-untyped-call]
+        self.declare_now(queue_name)
         consumer = NatsConsumer(self, queue_name, prefetch, timeout)
         self.consumers.add(consumer)
         return consumer
 
-    def _beat_at_once(self) -> None:
-        self._beating = asyncio.ensure_future(self._beat())
-
-    async def _keep_beating(self) -> None:
-        while True:
-            await asyncio.sleep(self.ack_wait / 3)
-            await self._beat()
-
-    async def _beat(self) -> None:
-        """Tell the server that every held message is still being worked on."""
-        for ack_subject in list(self.held):
-            if self.connection.client.is_connected:
-                await self.connection.client.publish(ack_subject, b"+WPI")
-
-    def settle(self, ack_subject: str, verdict: bytes | None) -> None:
-        """Send an acknowledgement and wait until the server has it; None: only let go of it.
-
-        Raises ConnectionClosed; then the heartbeat goes on.
-        """
-
-        async def request() -> None:
-            if verdict is not None:
-                await self.connection.client.request(ack_subject, verdict, timeout=REQUEST_SECONDS)
-
-        self.connection.patiently(request, REQUEST_SECONDS)
-        self.held.discard(ack_subject)
-
-    def bury(self, queue_name: str, raw: Msg, reason: str) -> None:
+    def bury(self, queue_name: str, arrival: Arrival, reason: str) -> None:
         """Put a copy of a delivered message among the dead letters, with the reason it is there."""
         headers = {
-            _REASON_HEADER: " ".join(reason.split())[:_REASON_CHARS],
-            "Nats-TTL": f"{int(self.dead_message_ttl)}s",
+            REASON_HEADER: " ".join(reason.split())[:_REASON_CHARS],
+            "Nats-TTL": f"{max(1, math.ceil(self.dead_message_ttl))}s",
         }
-        uid = f"dead-{raw.metadata.sequence.stream}-{self.names.stream}"
-        self._publish(self.names.dead(queue_name), raw.data, headers, uid)
+        message_id = f"dead-{self.names.stream}-{delivery_of(arrival.reply).sequence}"
+        self._publisher.publish(
+            Publication.of(self.names.dead(q_name(queue_name)), headers, arrival.data, message_id),
+            ENQUEUE_PATIENCE,
+        )
 
     def stop_pulling(self) -> None:
         """Take no further message in this process; what waits here goes back to the queue."""
@@ -229,84 +292,101 @@ class NatsBroker(Broker):
 
     # Looking and clearing
 
+    def get_queue_stats(self) -> dict[str, QueueStats]:
+        """Of every declared queue, in one request for up to 256 consumers of the namespace."""
+        self._settle_here()
+        return self._queues.stats(self.queues.copy())
+
     def get_queue_message_counts(self, queue_name: str) -> tuple[int, int, int]:
-        """(ready and in flight, delayed, dead) of the queue."""
-        return self.connection.patiently(lambda: self._counts(queue_name), REQUEST_SECONDS)
+        """(ready, delayed, dead) of the queue; what workers hold counts nowhere."""
+        stats = self._stats(queue_name)
+        return stats.ready, stats.delayed, stats.dead
 
-    async def _counts(self, queue_name: str) -> tuple[int, int, int]:
-        await self.declare_on_server()
-        subjects = (
-            self.names.lanes(queue_name),
-            self.names.scheduled(queue_name, "*"),
-            self.names.dead(queue_name),
+    def _stats(self, queue_name: str) -> QueueStats:
+        self._settle_here()
+        name = q_name(queue_name)
+        return self._queues.stats([name])[name]
+
+    def _length(self, queue_name: str) -> int:
+        return self._queues.stats([queue_name])[queue_name].unfinished
+
+    def _settle_here(self) -> None:
+        """What this process has sent counts."""
+        self.held.drain(PATIENCE)
+        if self._window is not None:
+            self._window.wait(PATIENCE)
+
+    def get_dead_letters(self, queue_name: str) -> list[DeadLetter]:
+        """Messages that were given up, oldest first."""
+        return self._queues.dead_letters(q_name(queue_name))
+
+    def requeue_dead_letters(
+        self, queue_name: str, message_ids: Iterable[str] | None = None
+    ) -> int:
+        """Give dead letters another chance, all or those with these ids; returns how many.
+
+        They begin anew: retries and age count from now. Bytes that are no message stay.
+        """
+        wanted = None if message_ids is None else set(message_ids)
+        revived = 0
+        for letter in self.get_dead_letters(queue_name):
+            message = letter.message
+            if message is not None and (wanted is None or message.message_id in wanted):
+                self._revive(q_name(queue_name), message, letter.sequence)
+                revived += 1
+        return revived
+
+    def _revive(self, queue_name: str, message: Message[Any], sequence: int) -> None:
+        forgotten = ("retries", "traceback", "eta", "requeue_timestamp")
+        options = {key: value for key, value in message.options.items() if key not in forgotten}
+        fresh = dataclasses.replace(
+            message, queue_name=queue_name, options=options, message_timestamp=current_millis()
         )
-        ready, delayed, dead = [await self._count(subject) for subject in subjects]
-        return ready, delayed, dead
-
-    async def _count(self, subject: str) -> int:
-        info = await self.connection.jetstream.stream_info(self.names.stream, subject)
-        return sum((info.state.subjects or {}).values())
-
-    def get_dead_letters(self, queue_name: str) -> list[tuple[Message[Any], str]]:
-        """Messages that were given up, oldest first, each with its reason."""
-        return self.connection.run(self._dead_letters(queue_name))
-
-    async def _dead_letters(self, queue_name: str) -> list[tuple[Message[Any], str]]:
-        letters: list[tuple[Message[Any], str]] = []
-        sequence = 1
-        while True:
-            try:
-                raw = await self.connection.jetstream.get_msg(
-                    self.names.stream, sequence, subject=self.names.dead(queue_name), next=True
-                )
-            except nats.js.errors.NotFoundError:
-                return letters
-            reason = (raw.headers or {}).get(_REASON_HEADER, "")
-            letters.append((Message.decode(raw.data or b""), reason))
-            sequence = int(raw.seq or 0) + 1
+        message_id = f"revived-{self.names.stream}-{sequence}"
+        publication = self._publication(fresh, queue_name, None, message_id)
+        self._publisher.publish(publication, ENQUEUE_PATIENCE)
+        self._queues.remove(sequence)
 
     def flush(self, queue_name: str) -> None:
-        """Drop every message of the queue: ready, delayed and dead."""
-        self.connection.run(
-            self._purge(
-                self.names.lanes(queue_name),
-                self.names.scheduled(queue_name, "*"),
-                self.names.dead(queue_name),
-            )
-        )
+        """Drop every message of the queue: ready, delayed and dead. What workers hold still runs."""
+        self._settle_here()
+        self._queues.purge(q_name(queue_name))
 
     def flush_all(self) -> None:
         """Flush every declared queue."""
-        for queue_name in self.queues:
+        for queue_name in self.queues.copy():
             self.flush(queue_name)
-
-    async def _purge(self, *subjects: str) -> None:
-        await self.declare_on_server()
-        for subject in subjects:
-            await self.connection.jetstream.purge_stream(self.names.stream, subject=subject)
 
     def join(self, queue_name: str, *, timeout: float | None = None) -> None:
         """Wait until nothing is ready, delayed or in flight, here or elsewhere.
 
-        `timeout` is in milliseconds. Raises QueueJoinTimeout.
+        `timeout` is in milliseconds. Raises QueueJoinTimeout, QueueNotFound.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout / 1000
-        while any(self.get_queue_message_counts(queue_name)[:2]):
-            if deadline is not None and time.monotonic() >= deadline:
-                raise QueueJoinTimeout(queue_name)
+        if q_name(queue_name) not in self.queues:
+            raise QueueNotFound(queue_name)  # type: ignore[no-untyped-call]
+        deadline = math.inf if timeout is None else time.monotonic() + timeout / 1000
+        while self._stats(queue_name).unfinished:
+            if time.monotonic() >= deadline:
+                raise QueueJoinTimeout(queue_name)  # type: ignore[no-untyped-call]
             time.sleep(JOIN_POLL_SECONDS)
 
     def close(self) -> None:
-        """Stop pulling and close the connection, unless it was given from outside. Idempotent."""
+        """Stop pulling, wait for confirmations, hang up; no thread is left. Idempotent.
+
+        Raises ConnectionClosed when messages of a window were never confirmed: they are lost.
+        """
         if self.closed:
             return
+        self.closed = True
         for consumer in list(self.consumers):
             consumer.close()
-        self.closed = True
-        if self._heartbeat is not None:
-            self._heartbeat.cancel()
+        self.held.close(_CLOSE_SECONDS)
+        unconfirmed = self._window.close() if self._window is not None else 0
+        self._publisher.close()
         if self._own_connection:
             self.connection.close()
+        if unconfirmed:
+            raise ConnectionClosed(f"{unconfirmed} messages were never confirmed")
 
 
 class _StopPulling(Middleware):
@@ -315,6 +395,19 @@ class _StopPulling(Middleware):
     def before_worker_shutdown(self, broker: Broker, worker: Any) -> None:
         assert isinstance(broker, NatsBroker)
         broker.stop_pulling()
+
+
+def _check(ack_wait: float, max_priority: int | None, confirm: str) -> None:
+    if ack_wait < MIN_ACK_WAIT:
+        raise ValueError(f"ack_wait must be at least {MIN_ACK_WAIT} seconds")
+    if not 0 <= (max_priority or 0) <= MAX_PRIORITY:
+        raise ValueError(f"max_priority must be between 0 and {MAX_PRIORITY}")
+    if confirm not in ("sync", "window"):
+        raise ValueError('confirm must be "sync" or "window"')
+
+
+MIN_ACK_WAIT = 0.3
+MAX_PRIORITY = 9
 
 
 def _rfc3339(timestamp: float) -> str:

@@ -11,11 +11,10 @@ import asyncio
 import logging
 import os
 import random
-import ssl
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from time import monotonic
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
 import nats
 import nats.js.errors
@@ -23,6 +22,8 @@ from nats.aio.client import Client
 from nats.js import JetStreamContext
 
 from .errors import ConnectionClosed, ConnectionFailed, MessageTooLarge, translated
+from .servers import DEFAULT_URL, ConnectArguments, Servers
+from .wire import Wire
 
 T = TypeVar("T")
 
@@ -44,24 +45,15 @@ log = logging.getLogger(__name__)
 class NatsConnection:
     """Opened lazily, shared by everything in a process that speaks to NATS.
 
-    `connect_timeout` is in seconds. User and password are used only when both are given.
+    Raises ValueError for a URL that is none. Files of keys are read when a connection is made.
     """
 
     def __init__(
         self,
-        servers: str | Sequence[str] = "nats://localhost:4222",
-        *,
-        name: str = "dramatiq",
-        user: str | None = None,
-        password: str | None = None,
-        tls: ssl.SSLContext | None = None,
-        connect_timeout: float = 10.0,
+        servers: str | Sequence[str] = DEFAULT_URL,
+        **login: Unpack[ConnectArguments],
     ) -> None:
-        self.servers = [servers] if isinstance(servers, str) else list(servers)
-        self._options: dict[str, Any] = {"name": name, "tls": tls}
-        if user and password:
-            self._options.update(user=user, password=password)
-        self._connect_timeout = connect_timeout
+        self.servers = Servers(servers, **login)
         self._lock = threading.Lock()
         self._reset()
 
@@ -104,6 +96,15 @@ class NatsConnection:
         """Whether a server answers at the moment; opens nothing."""
         return self._client is not None and bool(self._client.is_connected)
 
+    @property
+    def max_payload(self) -> int:
+        """Bytes of a message that the server takes. Raises ConnectionFailed."""
+        return int(self.client.max_payload)
+
+    def open_wire(self) -> Wire:
+        """A blocking connection of one's own, for the hot path. Raises ConnectionFailed."""
+        return Wire.open(self.servers)
+
     def _open(self) -> Client:
         self._refuse_on_a_loop()
         if self._loop is None:
@@ -114,20 +115,16 @@ class NatsConnection:
             self._thread.start()
         future = asyncio.run_coroutine_threadsafe(self._connect(), self._loop)
         try:
-            return future.result(self._connect_timeout + 5)
+            return future.result(self.servers.connect_timeout + 5)
         except Exception as error:
             future.cancel()
-            raise ConnectionFailed(f"no NATS server at {', '.join(self._safe())}") from error
-
-    def _safe(self) -> list[str]:
-        return [server.rsplit("@", 1)[-1] for server in self.servers]
+            raise ConnectionFailed(f"no NATS server at {self.servers}: {error}") from error
 
     async def _connect(self) -> Client:
         client = Client()
         try:
             await asyncio.wait_for(
                 client.connect(
-                    servers=self.servers,
                     max_reconnect_attempts=-1,
                     reconnect_time_wait=RECONNECT_SECONDS * (1 + random.random()),  # type: ignore[arg-type]
                     connect_timeout=2,
@@ -137,9 +134,9 @@ class NatsConnection:
                     reconnected_cb=self._on_reconnected,
                     closed_cb=self._on_closed,
                     error_cb=_on_error,
-                    **{key: value for key, value in self._options.items() if value is not None},
+                    **self.servers.client_options(),
                 ),
-                self._connect_timeout,
+                self.servers.connect_timeout,
             )
         except BaseException:
             await client.close()

@@ -1,58 +1,45 @@
-"""What Dramatiq's worker reads from: one queue, and the messages that it holds."""
+"""What Dramatiq's worker reads from: one queue, over a wire of its own.
+
+The worker's consumer thread receives in `__next__`, where it also reconnects; worker threads
+acknowledge, which frees a slot and may ask for more at once.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
+import random
+import threading
+from collections import deque
 from collections.abc import Iterable
-from queue import Empty, SimpleQueue
-from time import time
-from typing import TYPE_CHECKING, Any
+from time import monotonic, sleep, time
+from typing import TYPE_CHECKING
 
 from dramatiq import Message
 from dramatiq.broker import Consumer, MessageProxy
-from dramatiq.errors import DecodeError
-from nats.aio.msg import Msg
+from dramatiq.errors import BrokerConnectionError, DecodeError
 
-from .errors import DeliveryLimitExceeded
-from .puller import Puller, hand_back
+from . import protocol
+from .errors import ConnectionClosed, DeliveryLimitExceeded
+from .held import ACK, NAK
+from .messages import NatsMessage, delivery_of
+from .protocol import Arrival
+from .pulls import EXPIRES_SECONDS, HEARTBEAT_SECONDS, SWEEP, Order, Pull, plan
+from .wire import Wire
 
 if TYPE_CHECKING:
     from .broker import NatsBroker
 
+RETRY_SECONDS = 0.25
+"""Pause after a failure, before the server is asked again; jittered by up to as much again."""
+SETTLE_SECONDS = 3.0
+"""How long a closing consumer waits for what is on its way."""
+
+_HEARTBEAT = "100"
+_EXPIRED = ("404", "408")
+_SWEEPS, _ROUNDS = 1, 2  # subscription ids: of all sweeps, and from where those of rounds begin
+
 log = logging.getLogger(__name__)
-
-
-class NatsMessage(MessageProxy):
-    """A message that this process holds until it is acknowledged or handed back.
-
-    While it is being processed, `retry_in` and `leave` say what is to become of it instead.
-    """
-
-    def __init__(self, message: Message[Any], raw: Msg, consumer: NatsConsumer) -> None:
-        super().__init__(message)
-        self.raw = raw
-        self.ack_subject = raw.reply
-        self.consumer = consumer
-        self.deliveries = deliveries(raw)
-        self.verdict: bytes | None = b"+ACK"
-
-    def __str__(self) -> str:
-        """For Dramatiq's log lines: without the arguments, which may hold secrets."""
-        return f"{self.message_id} of {self.actor_name}"
-
-    def retry_in(self, seconds: float) -> None:
-        """Deliver it again after this time. It never leaves the queue meanwhile."""
-        self.verdict = b"-NAK " + json.dumps({"delay": int(seconds * 1e9)}).encode()
-
-    def leave(self) -> None:
-        """Say nothing to the server: somebody else holds the message by now."""
-        self.verdict = None
-
-
-def deliveries(raw: Msg) -> int:
-    """How many times the server has delivered the message, this time included."""
-    return int(raw.metadata.num_delivered or 1)
 
 
 class NatsConsumer(Consumer):
@@ -62,46 +49,153 @@ class NatsConsumer(Consumer):
         self._broker = broker
         self._queue_name = queue_name
         self._timeout = timeout / 1000
-        self._arrived: SimpleQueue[Msg] = SimpleQueue()
+        self._lanes = broker.pulled_consumers(queue_name)
+        self._arrived: deque[Arrival] = deque()
         self._etas: list[float] = []
-        connection = broker.connection
-        self._puller = Puller(
-            connection.client,
-            stream=broker.names.stream,
-            consumers=broker.lane_consumers(queue_name),
-            slots=prefetch,
-            deliver=self._deliver,
-            declare=lambda: broker.declare_on_server(queue_name),
-        )
-        self._forget_reconnects = connection.on_reconnect(self._puller.wake)
-        self._pulling = connection.spawn(self._puller.run())
+        self._lock = threading.Lock()  # of the plan, and of what it orders
+        self._plan = plan(prefetch, len(self._lanes))
+        self._declared = True
+        self._stopped = threading.Event()
+        self._heard = monotonic()
+        self._wire: Wire | None = self._open()
 
-    def _deliver(self, raw: Msg) -> None:
-        """On the loop: hold the message from now on, and pass it to the worker's thread."""
-        self._broker.held.add(raw.reply)
-        self._arrived.put(raw)
+    # The connection
+
+    def _open(self) -> Wire:
+        wire = self._broker.connection.open_wire()
+        with self._lock:
+            self._wire = wire
+            wire.send(protocol.subscription(f"{wire.inbox}.{SWEEP}.>", _SWEEPS))
+            self._execute(self._plan.start())
+        self._heard = monotonic()
+        return wire
+
+    def _execute(self, orders: Iterable[Order]) -> None:
+        """With the lock. On a broken wire nothing happens: the next one starts all over."""
+        wire = self._wire
+        frames = b"".join(self._frames(orders, wire.inbox)) if wire is not None else b""
+        if wire is not None and frames:
+            try:
+                wire.send(frames)
+            except ConnectionClosed as error:
+                log.debug("%s: %s", self._queue_name, error)
+
+    def _frames(self, orders: Iterable[Order], inbox: str) -> Iterable[bytes]:
+        for order in orders:
+            if isinstance(order, Pull):
+                if order.waits:
+                    kind, number, _ = order.token.split(".")
+                    sid = _ROUNDS + int(number)
+                    yield protocol.subscription(f"{inbox}.{kind}.{number}.*", sid)
+                yield self._request(order, f"{inbox}.{order.token}")
+            else:
+                yield protocol.unsubscription(_ROUNDS + order.round)
+
+    def _request(self, pull: Pull, reply: str) -> bytes:
+        request: dict[str, object] = {"batch": pull.batch}
+        if pull.waits:
+            request["expires"] = int(EXPIRES_SECONDS * 1e9)
+            request["idle_heartbeat"] = int(HEARTBEAT_SECONDS * 1e9)
+        else:
+            request["no_wait"] = True
+        subject = f"$JS.API.CONSUMER.MSG.NEXT.{self._broker.names.stream}.{self._lanes[pull.lane]}"
+        return protocol.publication(subject, reply, b"", json.dumps(request).encode())
+
+    # Receiving
 
     def __next__(self) -> NatsMessage | None:
-        try:
-            raw = self._arrived.get(timeout=self._patience())
-        except Empty:
-            return None
-        try:
-            message = NatsMessage(Message.decode(raw.data), raw, self)
-        except DecodeError as error:
-            self._bury_undecodable(raw, error)
-            return None
-        if message.queue_name != self._queue_name:
-            message = NatsMessage(message.copy(queue_name=self._queue_name), raw, self)
-        self._note_eta(message)
-        self._check_limit(message)
-        return message
+        deadline = monotonic() + self._patience()
+        while True:
+            if self._arrived and (message := self._hand_out()) is not None:
+                return message
+            left = deadline - monotonic()
+            if left <= 0:
+                return None
+            try:
+                self._receive(left)
+            except BrokerConnectionError as error:
+                log.debug("%s: %s", self._queue_name, error)
+                self._drop_wire()
+                self._stopped.wait(min(max(0.0, deadline - monotonic()), _pause()))
+
+    def _receive(self, timeout: float) -> None:
+        if self._stopped.is_set() and self._wire is None:
+            sleep(timeout)
+            return
+        if not self._declared:
+            self._declare_again()
+        wire = self._wire or self._open()
+        for arrival in wire.receive(max(0.001, timeout)):
+            self._take(arrival)
+        if wire.lame:
+            for arrival in wire.settle(SETTLE_SECONDS):
+                self._take(arrival)
+            self._drop_wire()
+        elif monotonic() - self._heard > self._plan.patience:
+            self._heard, self._declared = monotonic(), False
+
+    def _drop_wire(self) -> None:
+        with self._lock:
+            wire, self._wire = self._wire, None
+        if wire is not None:
+            wire.close()
+
+    def _declare_again(self) -> None:
+        """Somebody deleted the consumer or the stream, or another leader must know us."""
+        self._broker.declare_now(self._queue_name)
+        self._declared = True
+        with self._lock:
+            self._execute(self._plan.start())
+
+    def _take(self, arrival: Arrival) -> None:
+        self._heard = monotonic()
+        status = arrival.status
+        if not status:
+            self._accept(arrival)
+        elif status in _EXPIRED:
+            token = ".".join(arrival.subject.split(".")[-3:])
+            remaining = int(arrival.headers.get("Nats-Pending-Messages", 0))
+            with self._lock:
+                self._execute(self._plan.ended(token, remaining))
+        elif status != _HEARTBEAT:
+            log.debug("%s: the server says %r", self._queue_name, arrival.head)
+            self._declared = False
+            raise ConnectionClosed("the server has dropped the pulls")
+
+    def _accept(self, arrival: Arrival) -> None:
+        lane = self._broker.lane_of_subject(arrival.subject)
+        with self._lock:
+            accepted, orders = self._plan.arrived(lane)
+            if accepted:
+                self._broker.held.add(arrival.reply)
+                self._arrived.append(arrival)
+            self._execute(orders)
+        if not accepted:
+            self._broker.held.settle(arrival.reply, NAK)
 
     def _patience(self) -> float:
         """Wake in time for what the worker delays in memory: it looks between two messages."""
+        if not self._etas:
+            return self._timeout
         now = time()
         self._etas = [eta for eta in self._etas if eta > now]
         return max(0.001, min([self._timeout, *(eta - now for eta in self._etas)]))
+
+    def _hand_out(self) -> NatsMessage | None:
+        try:
+            arrival = self._arrived.popleft()
+        except IndexError:  # `stop_pulling` was faster
+            return None
+        try:
+            message = NatsMessage(Message.decode(arrival.data), arrival, self)
+        except DecodeError as error:
+            self._bury_undecodable(arrival, error)
+            return None
+        if message.queue_name != self._queue_name:
+            message = NatsMessage(message.copy(queue_name=self._queue_name), arrival, self)
+        self._note_eta(message)
+        self._check_limit(message)
+        return message
 
     def _note_eta(self, message: NatsMessage) -> None:
         eta = message.options.get("eta")
@@ -115,51 +209,77 @@ class NatsConsumer(Consumer):
             message.fail()
             message.stuff_exception(DeliveryLimitExceeded(message.deliveries - 1, limit))
 
-    def _bury_undecodable(self, raw: Msg, error: DecodeError) -> None:
+    def _bury_undecodable(self, arrival: Arrival, error: DecodeError) -> None:
         log.error("message cannot be decoded, moved to the dead letters: %s", error)
-        self._broker.bury(self._queue_name, raw, f"DecodeError: {error}")
-        self._settle(raw.reply, b"+ACK", self)
+        self._broker.bury(self._queue_name, arrival, f"DecodeError: {error}")
+        self._settle(arrival.reply, ACK)
+
+    # Settling; from any thread, also when this consumer is closed
 
     def ack(self, message: MessageProxy) -> None:
-        """The message was processed. Returns when the server knows."""
+        """The message was processed. The server is told in the background, until it confirms."""
         assert isinstance(message, NatsMessage)
-        self._settle(message.ack_subject, message.verdict, message.consumer)
+        message.consumer._settle(message.ack_subject, message.verdict)
 
     def nack(self, message: MessageProxy) -> None:
-        """The message failed for good: it moves to the dead letters."""
+        """The message failed for good: it moves to the dead letters.
+
+        Raises ConnectionClosed, ConnectionFailed; then it is still held.
+        """
         assert isinstance(message, NatsMessage)
-        self._broker.bury(message.queue_name, message.raw, _why(message))
-        self._settle(message.ack_subject, b"+ACK", message.consumer)
+        self._broker.bury(message.queue_name, message.arrival, _why(message))
+        message.consumer._settle(message.ack_subject, ACK)
 
     def requeue(self, messages: Iterable[MessageProxy]) -> None:
         """Hand messages back unprocessed; another worker gets them at once."""
         for message in messages:
             assert isinstance(message, NatsMessage)
-            self._settle(message.ack_subject, b"-NAK", message.consumer)
+            message.consumer._settle(message.ack_subject, NAK)
 
-    def _settle(self, ack_subject: str, verdict: bytes | None, owner: NatsConsumer) -> None:
-        self._broker.settle(ack_subject, verdict)
-        self._broker.connection.call_soon(owner._puller.release)
+    def _settle(self, ack_subject: str, verdict: bytes | None) -> None:
+        if verdict is None:
+            self._broker.held.let_go(ack_subject)
+        else:
+            self._broker.held.settle(ack_subject, verdict)
+        with self._lock:
+            self._execute(self._plan.released())
+
+    # The end
 
     def stop_pulling(self) -> None:
         """Take no further message; those that wait in this process go back. Idempotent."""
-        connection = self._broker.connection
-        connection.run(self._puller.close())
-        self._pulling.result(timeout=self._timeout + 10)
-        while not self._arrived.empty():
-            reply = self._arrived.get().reply
-            self._broker.held.discard(reply)
-            connection.run(hand_back(connection.client, reply))
+        with self._lock:
+            self._execute(self._plan.stop())
+        self._stopped.set()
+        self._hand_back()
+
+    def _hand_back(self) -> None:
+        while self._arrived:
+            try:
+                self._broker.held.settle(self._arrived.popleft().reply, NAK)
+            except IndexError:  # the consumer thread was faster
+                return
 
     def close(self) -> None:
-        """Stop pulling. Messages in progress can still be acknowledged."""
-        self._forget_reconnects()
-        self._forget_reconnects = lambda: None
-        if not self._broker.closed:
-            self.stop_pulling()
+        """Stop pulling and hang up. Messages in progress can still be acknowledged. Idempotent."""
+        self.stop_pulling()
+        wire = self._wire
+        try:
+            if wire is not None and not wire.closed:
+                for arrival in wire.settle(SETTLE_SECONDS):
+                    if not arrival.status:
+                        self._broker.held.settle(arrival.reply, NAK)
+        except ConnectionClosed as error:
+            log.debug("%s: %s", self._queue_name, error)
+        self._drop_wire()
+        self._broker.held.drain(SETTLE_SECONDS)
         self._broker.consumers.discard(self)
 
 
 def _why(message: NatsMessage) -> str:
     error = message._exception
     return f"{type(error).__name__}: {error}" if error is not None else "rejected"
+
+
+def _pause() -> float:
+    return RETRY_SECONDS * (1 + random.random())

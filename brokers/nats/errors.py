@@ -6,6 +6,9 @@
     |   `-- ConnectionClosed     it was reached once, and does not answer now
     |-- MessageTooLarge          larger than the server's max_payload; never sent
     |-- JetStreamError           JetStream refused a request
+    |   |-- QueueFull            a bounded queue takes no more
+    |   |-- PermissionDenied     the account may not publish or subscribe there
+    |   `-- RevisionConflict     somebody else has written in between
     `-- DeliveryLimitExceeded    given to a message that was delivered too often
 
 The client library's exceptions become one of these in `translated`, with their cause chained.
@@ -26,11 +29,16 @@ __all__ = [
     "DeliveryLimitExceeded",
     "JetStreamError",
     "MessageTooLarge",
+    "PermissionDenied",
+    "QueueFull",
     "RevisionConflict",
+    "refusal",
     "translated",
 ]
 
 _WRONG_LAST_SEQUENCE = (10071, 10164)
+_STORE_FULL = (10077, 10047, 10023, 10122)  # store failed (a limit), no storage, no resources
+_UNAVAILABLE = 503
 
 
 class _Error(BrokerError):
@@ -50,12 +58,31 @@ class RevisionConflict(JetStreamError):
     """Somebody else has written since the revision that this write expected."""
 
 
+class QueueFull(JetStreamError):
+    """The queue, or the stream that holds it, is as long as it may be. Nothing was stored."""
+
+
+class PermissionDenied(JetStreamError):
+    """The account may not publish or subscribe where it tried to."""
+
+
 class DeliveryLimitExceeded(_Error):
     """The message was delivered more often than allowed without being acknowledged."""
 
     def __init__(self, deliveries: int, limit: int) -> None:
         super().__init__(f"delivered {deliveries} times without completing (limit {limit})")
         self.deliveries = deliveries
+
+
+def refusal(code: int, error_code: int, description: str) -> BrokerError:
+    """What JetStream's answer to a publication is here; ConnectionClosed for what may pass."""
+    if code == _UNAVAILABLE:
+        return ConnectionClosed(description)  # type: ignore[no-untyped-call]
+    if error_code in _WRONG_LAST_SEQUENCE:
+        return RevisionConflict(description)
+    if error_code in _STORE_FULL:
+        return QueueFull(f"the stream takes no more: {description}")
+    return JetStreamError(f"{description} ({error_code})")
 
 
 @contextmanager

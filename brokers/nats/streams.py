@@ -2,13 +2,16 @@
 
 NS.q.<queue>.<lane>     messages that are ready, a lane a priority
 NS.s.<queue>.<uid>      messages that the server will move to their lane when they are due
+NS.d.<queue>            the same, waiting in a worker's memory: for servers without schedules
 NS.x.<queue>            dead letters
 """
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
+from typing import Literal
 
 import nats.js.errors
 from nats.js import JetStreamContext, api
@@ -37,7 +40,7 @@ class Names:
     def subjects(self) -> list[str]:
         """What the stream takes."""
         root = encode(self.namespace)
-        return [f"{root}.q.*.*", f"{root}.s.*.*", f"{root}.x.*"]
+        return [f"{root}.q.*.*", f"{root}.s.*.*", f"{root}.d.*", f"{root}.x.*"]
 
     def lane(self, queue: str, lane: int) -> str:
         """Where messages of this priority wait."""
@@ -51,42 +54,85 @@ class Names:
         """Where one delayed message waits; `*` for all of the queue."""
         return f"{encode(self.namespace)}.s.{encode(queue)}.{uid}"
 
+    def waiting(self, queue: str) -> str:
+        """Where messages wait whose delay a worker counts."""
+        return f"{encode(self.namespace)}.d.{encode(queue)}"
+
     def dead(self, queue: str) -> str:
         """Where dead letters are kept."""
         return f"{encode(self.namespace)}.x.{encode(queue)}"
 
-    def consumer(self, queue: str, lane: int) -> str:
-        """The durable consumer of one lane."""
-        return f"{encode(queue)}-{lane}"
+    def consumer(self, queue: str, kind: int | str) -> str:
+        """The durable consumer of a lane, or of `scheduled`, `waiting`, `dead`."""
+        return f"{encode(queue)}-{kind}"
 
 
-def queue_stream(names: Names, *, duplicate_window: float, replicas: int) -> api.StreamConfig:
-    """One WorkQueue stream: an acknowledged message is gone. No size limit, since `discard new`
-    excludes schedules and `discard old` would drop messages."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StreamOptions:
+    """How the server keeps the queues."""
+
+    storage: Literal["file", "memory"] = "file"
+    """Memory is lost with the server."""
+    replicas: int = 1
+    """Servers of a cluster that hold each message: 1, 3 or 5."""
+    duplicate_window: float = 60.0
+    """Seconds that the server remembers ids for."""
+    max_age: float = 0.0
+    """Seconds after which a message is dropped, whatever its state; 0: never."""
+    max_bytes: int | None = None
+    """Bytes of all queues together; beyond, `enqueue` raises QueueFull. It costs the schedules:
+    JetStream has no stream that has both, so delays are counted by the workers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Abilities:
+    """What the server and the stream can do."""
+
+    schedules: bool
+
+
+MINIMUM_LEVEL = 1
+SCHEDULES_LEVEL = 2
+"""Levels of JetStream's API: 1 came with server 2.11 (TTLs of messages), 2 with 2.12 (schedules)."""
+
+
+def queue_stream(names: Names, options: StreamOptions, abilities: Abilities) -> api.StreamConfig:
+    """One WorkQueue stream: an acknowledged message is gone. Without `max_bytes` it has no limit,
+    since `discard new` excludes schedules and `discard old` would drop messages."""
     return api.StreamConfig(
         name=names.stream,
         subjects=names.subjects,
         retention=api.RetentionPolicy.WORK_QUEUE,
-        storage=api.StorageType.FILE,
-        num_replicas=replicas,
-        duplicate_window=duplicate_window,
+        storage=api.StorageType(options.storage),
+        num_replicas=options.replicas,
+        duplicate_window=min(options.duplicate_window, options.max_age or math.inf),
+        max_age=options.max_age,
+        max_bytes=options.max_bytes if options.max_bytes is not None else -1,
+        discard=api.DiscardPolicy.OLD if options.max_bytes is None else api.DiscardPolicy.NEW,
         allow_direct=True,
         allow_msg_ttl=True,
-        allow_msg_schedules=True,
+        allow_msg_schedules=abilities.schedules or None,
     )
 
 
-def lane_consumer(names: Names, queue: str, lane: int, *, ack_wait: float) -> api.ConsumerConfig:
+def pulled_consumer(name: str, subject: str, *, ack_wait: float) -> api.ConsumerConfig:
     """`max_deliver` and `max_ack_pending` stay unlimited: JetStream keeps a message that reached
     the one invisible for ever, and stalls all workers at the other. The broker counts itself."""
     return api.ConsumerConfig(
-        durable_name=names.consumer(queue, lane),
-        filter_subject=names.lane(queue, lane),
+        durable_name=name,
+        filter_subject=subject,
         ack_policy=api.AckPolicy.EXPLICIT,
         ack_wait=ack_wait,
         max_deliver=-1,
         max_ack_pending=-1,
         max_waiting=8192,
+    )
+
+
+def counting_consumer(name: str, subject: str) -> api.ConsumerConfig:
+    """One that nobody pulls from: the server counts for it what is there."""
+    return api.ConsumerConfig(
+        durable_name=name, filter_subject=subject, ack_policy=api.AckPolicy.EXPLICIT
     )
 
 

@@ -110,9 +110,9 @@ def test_a_failed_message_becomes_a_dead_letter_with_its_reason(broker, start_wo
     start_worker()
     actor.send()
     broker.join("q", timeout=10_000)
-    [(message, reason)] = broker.get_dead_letters("q")
-    assert message.actor_name == "a"
-    assert reason == "ValueError: broken"
+    [letter] = broker.get_dead_letters("q")
+    assert letter.message.actor_name == "a"
+    assert letter.reason == "ValueError: broken"
     assert broker.get_queue_message_counts("q") == (0, 0, 1)
     broker.flush("q")
     assert broker.get_queue_message_counts("q") == (0, 0, 0)
@@ -181,8 +181,7 @@ def test_what_waits_in_a_stopped_worker_goes_back_to_the_queue(broker, start_wor
     assert started.wait(10)
     threading.Timer(0.5, release.set).start()
     worker.stop(timeout=10_000)
-    ready, _, _ = broker.get_queue_message_counts("q")
-    assert ready == 2
+    assert broker.get_queue_stats()["q"].unfinished == 2
 
 
 def test_a_poison_message_is_buried_after_its_limit(nats_server):
@@ -203,8 +202,8 @@ def test_a_poison_message_is_buried_after_its_limit(nats_server):
     message = next(consumer)
     assert message.failed
     consumer.nack(message)
-    [(_, reason)] = broker.get_dead_letters("q")
-    assert "delivered 2 times" in reason
+    [letter] = broker.get_dead_letters("q")
+    assert "delivered 2 times" in letter.reason
     consumer.close()
     broker.close()
 
@@ -235,8 +234,7 @@ def test_an_oversized_message_is_refused_before_it_is_sent(broker):
 
 
 def test_an_absent_server_is_a_connection_error():
-    broker = NatsBroker(url="nats://127.0.0.1:1", namespace="none", middleware=[])
-    broker.connection._connect_timeout = 1.0
+    broker = NatsBroker(url="nats://127.0.0.1:1", namespace="none", middleware=[], connect_timeout=1.0)
     actor = dramatiq.actor(print, broker=broker, actor_name="a", queue_name="q")
     with pytest.raises(ConnectionFailed):
         actor.send("x")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from brokers.nats.puller import Turns, weights
+from brokers.nats.pulls import Turns, weights
 
 
 def served(turns: Turns, waiting: set[int], count: int) -> list[int]:

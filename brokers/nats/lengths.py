@@ -1,0 +1,42 @@
+"""Bounds of queues, kept by those who enqueue."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from time import monotonic
+
+from .errors import QueueFull
+
+CREDIT_SECONDS = 1.0
+"""How long what was counted is relied upon."""
+SHARE = 8
+"""Each producer enqueues this part of the room that it saw before it counts again."""
+
+
+class LengthLimit:
+    """`count` asks the server how many messages of a queue are unfinished.
+
+    Producers do not know of each other: together they may exceed the limit by as much as each of
+    them saw as its share, and by no more than one message each when the queue is nearly full.
+    """
+
+    def __init__(self, limit: int, count: Callable[[str], int]) -> None:
+        self._limit = limit
+        self._count = count
+        self._credits: dict[str, tuple[int, float]] = {}
+        self._lock = threading.Lock()
+
+    def admit(self, queue: str) -> None:
+        """One more message. Raises QueueFull."""
+        with self._lock:
+            credit, until = self._credits.get(queue, (0, 0.0))
+            if credit <= 0 or monotonic() > until:
+                credit, until = self._room(queue), monotonic() + CREDIT_SECONDS
+            self._credits[queue] = (credit - 1, until)
+
+    def _room(self, queue: str) -> int:
+        length = self._count(queue)
+        if length >= self._limit:
+            raise QueueFull(f"queue {queue} holds {length} messages; its limit is {self._limit}")
+        return max(1, (self._limit - length) // SHARE)

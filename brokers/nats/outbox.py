@@ -1,0 +1,274 @@
+"""Frames that are sent in the background, each kept until the server has confirmed it.
+
+Two threads share one wire: the writer sends what has been posted since its last turn in one go, the
+reader takes the confirmations and sees to the connection. After a reconnect, and when a confirmation
+does not come, what is unconfirmed is sent again. So whoever posts must bear repetition: an
+acknowledgement does by itself, a message by its id.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+from collections.abc import Callable, Iterable
+from time import monotonic
+
+from . import protocol
+from .errors import ConnectionClosed, ConnectionFailed, PermissionDenied
+from .forks import after_fork
+from .protocol import Arrival
+from .wire import Wire
+
+TICK_SECONDS = 1.0
+"""How often the reader looks at its watch."""
+ANSWER_SECONDS = 3.0
+"""After so long without a confirmation a frame is sent again."""
+RETRY_SECONDS = 0.25
+"""Before a frame that the server could not take goes out again."""
+RECONNECT_SECONDS = 0.25
+"""Before the next attempt to reach a server; jittered by up to as much again."""
+
+_LONGEST_WAIT = 3600.0
+
+log = logging.getLogger(__name__)
+
+
+class Post:
+    """One frame on its way."""
+
+    __slots__ = ("data", "head", "sent_at", "subject", "until")
+
+    def __init__(self, subject: str, head: bytes, data: bytes, until: float) -> None:
+        self.subject = subject
+        self.head = head
+        self.data = data
+        self.sent_at = 0.0
+        self.until = until
+
+
+class Outbox:
+    """`judge` sees each confirmation and says whether the frame is to be sent again.
+
+    `limit` is how many frames may be unconfirmed; then `post` waits. `on_connect` returns frames
+    that open each new connection. The threads start with the first `post`.
+    """
+
+    def __init__(
+        self,
+        open_wire: Callable[[], Wire],
+        *,
+        name: str,
+        judge: Callable[[Post, Arrival], bool],
+        on_connect: Callable[[], Iterable[bytes]] = tuple,
+        limit: int | None = None,
+    ) -> None:
+        self._open_wire = open_wire
+        self._name = name
+        self._judge = judge
+        self._on_connect = on_connect
+        self._limit = limit
+        self._reset()
+        after_fork(self._reset)
+
+    def _reset(self) -> None:
+        """In a forked child too: what the parent has posted is the parent's to send."""
+        self._changed = threading.Condition()
+        self._threads: list[threading.Thread] = []
+        self._wire: Wire | None = None
+        self._unconfirmed: dict[int, Post] = {}
+        self._outgoing: list[bytes] = []
+        self._again: set[int] = set()
+        self._number = 0
+        self._closed = False
+        self._writer_waits = False
+        self._waiters = 0
+
+    def post(
+        self,
+        subject: str,
+        data: bytes,
+        *,
+        head: bytes = b"",
+        lifetime: float = float("inf"),
+        patience: float = float("inf"),
+    ) -> None:
+        """Send it, and send it again until it is confirmed, for `lifetime` seconds at most.
+
+        Waits up to `patience` seconds for room. Raises ConnectionClosed when there was none.
+        """
+        post = Post(subject, head, data, monotonic() + lifetime)
+        with self._changed:
+            if self._limit is not None and len(self._unconfirmed) >= self._limit:
+                self._await_room(patience)
+            if self._closed:
+                raise ConnectionClosed("the connection is closed")
+            self._start()
+            self._number += 1
+            self._unconfirmed[self._number] = post
+            if self._wire is not None:
+                self._push(self._number, post, self._wire)
+
+    def whisper(self, frames: Iterable[bytes]) -> None:
+        """Send frames once, if there is a connection; nobody confirms them."""
+        with self._changed:
+            if self._wire is not None:
+                self._outgoing.extend(frames)
+                self._wake_writer()
+
+    def _await_room(self, patience: float) -> None:
+        deadline = monotonic() + patience
+        self._waiters += 1
+        try:
+            while len(self._unconfirmed) >= (self._limit or 0) and not self._closed:
+                if not self._changed.wait(min(deadline - monotonic(), _LONGEST_WAIT)):
+                    raise ConnectionClosed("NATS does not confirm what was sent before")
+        finally:
+            self._waiters -= 1
+
+    def _push(self, number: int, post: Post, wire: Wire) -> None:
+        post.sent_at = monotonic()
+        reply = f"{wire.inbox}.{number}"
+        self._outgoing.append(protocol.publication(post.subject, reply, post.head, post.data))
+        self._wake_writer()
+
+    def _wake_writer(self) -> None:
+        if self._writer_waits:
+            self._writer_waits = False
+            self._changed.notify_all()
+
+    def connect(self) -> None:
+        """Have the connection ready before the first `post`. Returns at once."""
+        with self._changed:
+            self._start()
+
+    def _start(self) -> None:
+        if self._threads or self._closed:
+            return
+        for target in (self._read, self._write):
+            thread = threading.Thread(target=target, name=self._name, daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    # The writer
+
+    def _write(self) -> None:
+        while (turn := self._next_turn()) is not None:
+            wire, frames = turn
+            try:
+                wire.send(b"".join(frames))
+            except ConnectionClosed as error:  # the reader is told too, and opens another wire
+                log.debug("%s: %s", self._name, error)
+
+    def _next_turn(self) -> tuple[Wire, list[bytes]] | None:
+        with self._changed:
+            while not self._outgoing or self._wire is None:
+                if self._closed:
+                    return None
+                self._writer_waits = True
+                self._changed.wait()
+            frames, self._outgoing = self._outgoing, []
+            return self._wire, frames
+
+    # The reader
+
+    def _read(self) -> None:
+        while not self._closed:
+            try:
+                with self._open_wire() as wire:
+                    self._begin(wire)
+                    while not self._closed and not wire.lame:
+                        self._take(wire.receive(RETRY_SECONDS if self._again else TICK_SECONDS))
+                        self._send_again(wire)
+            except (ConnectionClosed, ConnectionFailed, PermissionDenied) as error:
+                if self._closed:
+                    return
+                log.debug("%s: %s", self._name, error)
+                with self._changed:
+                    self._wire = None
+                    self._changed.wait_for(lambda: self._closed, _jittered(RECONNECT_SECONDS))
+
+    def _begin(self, wire: Wire) -> None:
+        wire.send(protocol.subscription(f"{wire.inbox}.*", 1) + b"".join(self._on_connect()))
+        with self._changed:
+            self._wire = wire
+            self._outgoing = []
+            self._again = set()
+            for number, post in self._unconfirmed.items():
+                self._push(number, post, wire)
+
+    def _take(self, arrivals: list[Arrival]) -> None:
+        if not arrivals:
+            return
+        for arrival in arrivals:
+            number = int(arrival.subject.rpartition(".")[2])
+            post = self._unconfirmed.get(number)
+            if post is not None and self._judge(post, arrival):
+                self._again.add(number)
+            else:
+                self._unconfirmed.pop(number, None)
+        if self._waiters:
+            with self._changed:
+                self._changed.notify_all()
+
+    def _send_again(self, wire: Wire) -> None:
+        """What the server refused for the moment, and what it never answered."""
+        late = monotonic() - ANSWER_SECONDS
+        with self._changed:
+            if not self._again and not self._is_late(late):
+                return
+            refused, self._again = self._again, set()
+            for number, post in list(self._unconfirmed.items()):
+                if post.until < monotonic():
+                    log.warning("%s: given up, the server never confirmed", self._name)
+                    del self._unconfirmed[number]
+                elif number in refused and post.sent_at > monotonic() - RETRY_SECONDS:
+                    self._again.add(number)
+                elif number in refused or post.sent_at < late:
+                    self._push(number, post, wire)
+            self._changed.notify_all()
+
+    def _is_late(self, late: float) -> bool:
+        oldest = next(iter(self._unconfirmed.values()), None)
+        return oldest is not None and oldest.sent_at < late
+
+    # The end
+
+    def drain(self, timeout: float) -> int:
+        """Wait until all that was posted so far is confirmed, `timeout` seconds at most; how many
+        frames are not."""
+        with self._changed:
+            last = self._number
+            self._waiters += 1
+            try:
+                self._changed.wait_for(lambda: not self._left_of(last), min(timeout, _LONGEST_WAIT))
+            finally:
+                self._waiters -= 1
+            return self._left_of(last)
+
+    def _left_of(self, last: int) -> int:
+        """Numbers rise, so the oldest ones come first."""
+        left = 0
+        for number in self._unconfirmed:
+            if number > last:
+                break
+            left += 1
+        return left
+
+    def close(self, timeout: float) -> int:
+        """Drain, hang up and end the threads; how many frames stay unconfirmed. Idempotent."""
+        left = self.drain(timeout) if self._threads else 0
+        with self._changed:
+            self._closed = True
+            wire = self._wire
+            self._changed.notify_all()
+        if wire is not None:
+            wire.close()
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join()
+        return left
+
+
+def _jittered(seconds: float) -> float:
+    return seconds * (1 + random.random())

@@ -1,0 +1,213 @@
+"""Messages into a stream, each confirmed before `publish` returns.
+
+Every thread takes a wire of its own from a pool: one send, one receive. A message keeps its id over
+all attempts, so the server stores it once however often it is sent.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from time import monotonic, sleep
+
+from . import protocol
+from .errors import ConnectionClosed, ConnectionFailed, MessageTooLarge, refusal
+from .forks import after_fork
+from .protocol import Arrival
+from .wire import Wire
+
+ANSWER_SECONDS = 3.0
+"""How long the server may take to confirm before a message is sent again."""
+IDLE_SECONDS = 60.0
+"""A wire that was not used for so long is not used again: the server may have hung up."""
+RETRY_SECONDS = 0.1
+"""Pause before another attempt."""
+BATCH = 128
+"""Messages of `publish_many` that may be unconfirmed at once."""
+
+_ACKNOWLEDGED = b'{"stream"'
+_NO_RESPONDERS = "503"
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """One message on its way into a stream."""
+
+    subject: str
+    head: bytes
+    """Its header block, with the id."""
+    data: bytes
+
+    @classmethod
+    def of(cls, subject: str, headers: dict[str, str], data: bytes, message_id: str) -> Publication:
+        """`message_id` is what the server knows repetitions by. Raises ValueError for a header
+        with a line break."""
+        return cls(subject, protocol.header_block({"Nats-Msg-Id": message_id, **headers}), data)
+
+    @property
+    def size(self) -> int:
+        """Bytes that count for the server's max_payload."""
+        return len(self.head) + len(self.data)
+
+    def frame(self, reply: str) -> bytes:
+        """As it is sent."""
+        return protocol.publication(self.subject, reply, self.head, self.data)
+
+
+def check_answer(answer: Arrival) -> None:
+    """Raises what the server says when it does not confirm; ConnectionClosed for what may pass."""
+    if answer.data.startswith(_ACKNOWLEDGED) and b'"error"' not in answer.data:
+        return
+    if answer.status == _NO_RESPONDERS:
+        raise NobodyAnswers("no stream takes the message")
+    error = json.loads(answer.data or b"{}").get("error")
+    if error:
+        raise refusal(
+            error.get("code", 0), error.get("err_code", 0), str(error.get("description", ""))
+        )
+
+
+class NobodyAnswers(ConnectionClosed):
+    """There is no stream, or no leader for it at the moment."""
+
+
+class Publisher:
+    """`declare` is called when no stream takes a message: somebody may have deleted it."""
+
+    def __init__(self, open_wire: Callable[[], Wire], declare: Callable[[], None]) -> None:
+        self._open_wire = open_wire
+        self._declare = declare
+        self._reset()
+        after_fork(self._reset)
+
+    def _reset(self) -> None:
+        self._idle: deque[Wire] = deque()
+        self._numbers = 0
+        self._lock = threading.Lock()
+
+    def publish(self, publication: Publication, patience: float) -> None:
+        """Store the message. `patience` is in seconds, for NATS being away.
+
+        Raises MessageTooLarge, QueueFull, JetStreamError, and ConnectionClosed or ConnectionFailed
+        when patience is up: then the message may be stored or not.
+        """
+        self._patiently(lambda: self._publish(publication), patience)
+
+    def publish_many(self, publications: Sequence[Publication], patience: float) -> None:
+        """The same for many, several of which are under way at once.
+
+        An error leaves those stored that were confirmed before; the others may be.
+        """
+        waiting = dict(enumerate(publications))
+        self._patiently(lambda: self._publish_all(waiting), patience)
+
+    def _patiently(self, attempt: Callable[[], None], patience: float) -> None:
+        deadline, pause = monotonic() + patience, 0.0
+        while True:
+            try:
+                return attempt()
+            except (ConnectionClosed, ConnectionFailed) as error:
+                self.close()  # the other wires will not be any better
+                if monotonic() + pause >= deadline:
+                    raise
+                sleep(pause)
+                pause = RETRY_SECONDS
+                if isinstance(error, NobodyAnswers):
+                    self._declare_again()
+
+    def _declare_again(self) -> None:
+        try:
+            self._declare()
+        except (ConnectionClosed, ConnectionFailed):
+            pass  # the next attempt will say so
+
+    def _publish(self, publication: Publication) -> None:
+        with self._wire() as wire:
+            _check_size(publication, wire)
+            reply = f"{wire.inbox}.{self._number()}"
+            wire.send(publication.frame(reply))
+            check_answer(_answer_to(reply, wire))
+
+    def _publish_all(self, waiting: dict[int, Publication]) -> None:
+        """Takes from `waiting` what was confirmed."""
+        with self._wire() as wire:
+            while waiting:
+                batch = list(waiting.items())[:BATCH]
+                for _, publication in batch:
+                    _check_size(publication, wire)
+                inbox = f"{wire.inbox}.{self._number()}"
+                wire.send(b"".join(pub.frame(f"{inbox}-{key}") for key, pub in batch))
+                _await_answers(inbox, {key for key, _ in batch}, waiting, wire)
+
+    def _number(self) -> int:
+        with self._lock:
+            self._numbers += 1
+            return self._numbers
+
+    @contextmanager
+    def _wire(self) -> Iterator[Wire]:
+        """A wire for this thread alone. After anything but success it is not used again: an answer
+        may be under way that nobody will wait for, or half a frame."""
+        wire = self._take()
+        try:
+            yield wire
+        except BaseException:
+            wire.close()
+            raise
+        if not wire.lame:
+            self._idle.append(wire)
+
+    def _take(self) -> Wire:
+        while self._idle:
+            try:
+                wire = self._idle.pop()
+            except IndexError:
+                break
+            if not wire.closed and monotonic() - wire.used < IDLE_SECONDS:
+                return wire
+            wire.close()
+        wire = self._open_wire()
+        wire.send(protocol.subscription(f"{wire.inbox}.*", 1))
+        return wire
+
+    def close(self) -> None:
+        """Hang up. Idempotent."""
+        while self._idle:
+            self._idle.pop().close()
+
+
+def _check_size(publication: Publication, wire: Wire) -> None:
+    """The server would hang up on a message that is too large."""
+    if publication.size > wire.max_payload:
+        raise MessageTooLarge(f"{publication.size} bytes; the server takes {wire.max_payload}")
+
+
+def _answer_to(reply: str, wire: Wire) -> Arrival:
+    deadline = monotonic() + ANSWER_SECONDS
+    timeout = ANSWER_SECONDS
+    while timeout > 0:
+        for arrival in wire.receive(timeout):
+            if arrival.subject == reply:
+                return arrival
+        timeout = deadline - monotonic()
+    raise ConnectionClosed("the server did not confirm in time")
+
+
+def _await_answers(
+    inbox: str, expected: set[int], waiting: dict[int, Publication], wire: Wire
+) -> None:
+    deadline = monotonic() + ANSWER_SECONDS
+    while expected:
+        if monotonic() >= deadline:
+            raise ConnectionClosed("the server did not confirm in time")
+        for arrival in wire.receive(ANSWER_SECONDS):
+            batch, _, key = arrival.subject.rpartition("-")
+            if batch == inbox:
+                check_answer(arrival)
+                expected.discard(int(key))
+                del waiting[int(key)]
+                deadline = monotonic() + ANSWER_SECONDS

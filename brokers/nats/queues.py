@@ -1,0 +1,251 @@
+"""The queues as the server keeps them: declared, counted, emptied. Dead letters, looked at and revived.
+
+All of it goes through nats-py; nothing here is on a message's way from actor to actor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import nats.js.errors
+from dramatiq import Message
+from dramatiq.errors import DecodeError
+from nats.js import api
+
+from .connection import NatsConnection
+from .errors import JetStreamError
+from .streams import (
+    MINIMUM_LEVEL,
+    SCHEDULES_LEVEL,
+    Abilities,
+    Names,
+    StreamOptions,
+    counting_consumer,
+    ensure_stream,
+    pulled_consumer,
+    queue_stream,
+)
+
+PATIENCE = 10.0
+"""Seconds that an operation waits for NATS to come back."""
+REASON_HEADER = "Dramatiq-Reason"
+ERROR_HEADER = "Dramatiq-Error"
+
+_PAGE = 256  # consumers that the server lists at once
+_ACCOUNT = "$JS.API.INFO"
+
+
+@dataclass(frozen=True, slots=True)
+class QueueStats:
+    """Messages of one queue, over all its workers."""
+
+    ready: int = 0
+    """Waiting for a worker."""
+    in_flight: int = 0
+    """Delivered and not acknowledged yet; also those that were handed back and not fetched again."""
+    delayed: int = 0
+    """Not due yet."""
+    dead: int = 0
+    """Given up, and kept for a while."""
+
+    @property
+    def unfinished(self) -> int:
+        """All but the dead ones. Scale on this: it is zero when there is nothing to do."""
+        return self.ready + self.in_flight + self.delayed
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A message that was given up."""
+
+    message: Message[Any] | None
+    """None for bytes that are no message."""
+    reason: str
+    """Why: the last error, as `ValueError: broken`, or the limit that was reached."""
+    data: bytes
+    """As it was stored."""
+    sequence: int
+    """Its number in the stream."""
+    since: str
+    """When it was given up, in UTC, as RFC 3339."""
+
+
+class Queues:
+    """`lanes` are the priorities that have a lane, the highest first; `ack_wait` is in seconds.
+
+    `declare` False is for accounts that may not create streams and consumers: then somebody else
+    has. Every method raises ConnectionClosed or ConnectionFailed when NATS stays away.
+    """
+
+    def __init__(
+        self,
+        connection: NatsConnection,
+        names: Names,
+        options: StreamOptions,
+        *,
+        lanes: Sequence[int],
+        ack_wait: float,
+        declare: bool,
+    ) -> None:
+        self._connection = connection
+        self._names = names
+        self._options = options
+        self._lanes = lanes
+        self._ack_wait = ack_wait
+        self._may_declare = declare
+        self._abilities: Abilities | None = None
+
+    # Declaring
+
+    def abilities(self) -> Abilities:
+        """What the server can do. Raises JetStreamError for one that is too old."""
+        if self._abilities is None:
+            level = self._connection.patiently(self._level, PATIENCE)
+            if level < MINIMUM_LEVEL:
+                raise JetStreamError("the NATS server is too old: 2.11 or newer is needed")
+            self._abilities = Abilities(
+                schedules=level >= SCHEDULES_LEVEL and self._options.max_bytes is None
+            )
+        return self._abilities
+
+    async def _level(self) -> int:
+        answer = await self._connection.client.request(_ACCOUNT, b"", timeout=3)
+        return int(json.loads(answer.data).get("api", {}).get("level", 0))
+
+    def declare(self, queues: Iterable[str], *, patience: float = PATIENCE) -> None:
+        """Create the stream and the queues' consumers, or bring them to what is wanted."""
+        abilities, queues = self.abilities(), list(queues)
+        if self._may_declare:
+            self._connection.patiently(lambda: self._declare(queues, abilities), patience)
+
+    async def _declare(self, queues: list[str], abilities: Abilities) -> None:
+        jetstream = self._connection.jetstream
+        await ensure_stream(jetstream, queue_stream(self._names, self._options, abilities))
+        configs = [config for queue in queues for config in self._consumers(queue, abilities)]
+        await asyncio.gather(
+            *(jetstream.add_consumer(self._names.stream, config) for config in configs)
+        )
+
+    def _consumers(self, queue: str, abilities: Abilities) -> list[api.ConsumerConfig]:
+        names, wait = self._names, self._ack_wait
+        configs = [
+            pulled_consumer(names.consumer(queue, lane), names.lane(queue, lane), ack_wait=wait)
+            for lane in self._lanes
+        ]
+        waiting = names.consumer(queue, "waiting"), names.waiting(queue)
+        if not abilities.schedules:
+            configs.append(pulled_consumer(*waiting, ack_wait=wait))
+        return [
+            *configs,
+            counting_consumer(names.consumer(queue, "scheduled"), names.scheduled(queue, "*")),
+            counting_consumer(names.consumer(queue, "dead"), names.dead(queue)),
+        ]
+
+    # Counting
+
+    def stats(self, queues: Iterable[str]) -> dict[str, QueueStats]:
+        """Of these queues. One request for each 256 consumers of the namespace."""
+        infos = self._connection.patiently(self._list, PATIENCE)
+        return {queue: self._stats_of(queue, infos) for queue in queues}
+
+    async def _list(self) -> dict[str, api.ConsumerInfo]:
+        infos: dict[str, api.ConsumerInfo] = {}
+        full = True
+        while full:
+            try:
+                page = await self._connection.jetstream.consumers_info(
+                    self._names.stream, offset=len(infos)
+                )
+            except nats.js.errors.NotFoundError:  # nothing was ever enqueued
+                return {}
+            infos.update({info.name: info for info in page})
+            full = len(page) == _PAGE
+        return infos
+
+    def _stats_of(self, queue: str, infos: dict[str, api.ConsumerInfo]) -> QueueStats:
+        def count(kind: int | str) -> tuple[int, int]:
+            info = infos.get(self._names.consumer(queue, kind))
+            return (info.num_pending or 0, info.num_ack_pending or 0) if info else (0, 0)
+
+        lanes = [count(lane) for lane in self._lanes]
+        return QueueStats(
+            ready=sum(ready for ready, _ in lanes),
+            in_flight=sum(held for _, held in lanes),
+            delayed=count("scheduled")[0] + sum(count("waiting")),
+            dead=count("dead")[0],
+        )
+
+    # Emptying
+
+    def purge(self, queue: str) -> None:
+        """Drop every message of the queue: ready, in flight, delayed and dead."""
+        names = self._names
+        subjects = (
+            names.lanes(queue),
+            names.scheduled(queue, "*"),
+            names.waiting(queue),
+            names.dead(queue),
+        )
+        self._connection.patiently(lambda: self._purge(subjects), PATIENCE)
+
+    async def _purge(self, subjects: Iterable[str]) -> None:
+        for subject in subjects:
+            try:
+                await self._connection.jetstream.purge_stream(self._names.stream, subject=subject)
+            except nats.js.errors.NotFoundError:
+                return
+
+    # Dead letters
+
+    def dead_letters(self, queue: str) -> list[DeadLetter]:
+        """Oldest first. One request each."""
+        return self._connection.patiently(lambda: self._dead_letters(queue), PATIENCE)
+
+    async def _dead_letters(self, queue: str) -> list[DeadLetter]:
+        letters: list[DeadLetter] = []
+        sequence = 1
+        while (letter := await self._next_dead(queue, sequence)) is not None:
+            letters.append(letter)
+            sequence = letter.sequence + 1
+        return letters
+
+    async def _next_dead(self, queue: str, sequence: int) -> DeadLetter | None:
+        try:
+            raw = await self._connection.jetstream.get_msg(
+                self._names.stream, sequence, subject=self._names.dead(queue), next=True
+            )
+        except nats.js.errors.NotFoundError:
+            return None
+        return DeadLetter(
+            message=_decoded(raw.data or b""),
+            reason=(raw.headers or {}).get(REASON_HEADER, ""),
+            data=raw.data or b"",
+            sequence=int(raw.seq or 0),
+            since=str(raw.time or ""),
+        )
+
+    def remove(self, sequence: int) -> None:
+        """Delete one message of the stream. One that is gone already is no error."""
+
+        async def attempt() -> None:
+            try:
+                await self._connection.jetstream.delete_msg(self._names.stream, sequence)
+            except nats.js.errors.APIError as error:
+                if error.err_code != _NO_SUCH_MESSAGE:
+                    raise
+
+        self._connection.patiently(attempt, PATIENCE)
+
+
+_NO_SUCH_MESSAGE = 10043
+
+
+def _decoded(data: bytes) -> Message[Any] | None:
+    try:
+        return Message.decode(data)
+    except DecodeError:
+        return None

@@ -1,0 +1,233 @@
+"""Where the servers are and who we are to them: one description for every connection."""
+
+from __future__ import annotations
+
+import base64
+import random
+import ssl
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic
+from typing import Any, TypedDict
+from urllib.parse import unquote, urlsplit
+
+DEFAULT_URL = "nats://localhost:4222"
+DEFAULT_PORT = 4222
+AVOID_SECONDS = 30.0
+"""How long a server that did not answer is tried only after the others."""
+
+_SCHEMES = ("nats", "tls")
+
+
+class ConnectArguments(TypedDict, total=False):
+    """How to log in, as keyword arguments; all are optional.
+
+    `user` and `password`, used only when both are given; a `token`; an `nkey`, the seed or the file
+    that holds it; `credentials`, a `.creds` file. The last two need the package `nkeys`.
+    `tls` is a context; or `tls_ca`, `tls_cert` and `tls_key` are files, for an authority and a client
+    certificate of one's own. `tls_hostname` is the name that certificates must have instead of the
+    URL's, `tls_first` begins with the handshake, without waiting for the server's greeting.
+    `name` is shown by the server's monitoring; `connect_timeout` is in seconds.
+    """
+
+    name: str
+    user: str | None
+    password: str | None
+    token: str | None
+    nkey: str | None
+    credentials: str | None
+    tls: ssl.SSLContext | None
+    tls_ca: str | None
+    tls_cert: str | None
+    tls_key: str | None
+    tls_hostname: str | None
+    tls_first: bool
+    connect_timeout: float
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One address."""
+
+    host: str
+    port: int
+    tls: bool = False
+    user: str | None = field(default=None, repr=False)
+    password: str | None = field(default=None, repr=False)
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+class Servers:
+    """Addresses, in an order that puts those last that did not answer lately, and the login.
+
+    Addresses that servers tell of others in their cluster are added. Raises ValueError for a URL
+    that is none.
+    """
+
+    def __init__(
+        self,
+        urls: str | Sequence[str],
+        *,
+        name: str = "dramatiq",
+        user: str | None = None,
+        password: str | None = None,
+        token: str | None = None,
+        nkey: str | None = None,
+        credentials: str | None = None,
+        tls: ssl.SSLContext | None = None,
+        tls_ca: str | None = None,
+        tls_cert: str | None = None,
+        tls_key: str | None = None,
+        tls_hostname: str | None = None,
+        tls_first: bool = False,
+        connect_timeout: float = 10.0,
+    ) -> None:
+        listed = urls.split(",") if isinstance(urls, str) else list(urls)
+        self.urls = [url.strip() for url in listed if url.strip()]
+        self.connect_timeout = connect_timeout
+        self.tls_hostname = tls_hostname
+        self.tls_first = tls_first
+        self._tls = tls or _context(tls_ca, tls_cert, tls_key)
+        self._name = name
+        self._user, self._password = (user, password) if user and password else (None, None)
+        self._token = token
+        self._nkey = nkey
+        self._credentials = credentials
+        self._endpoints = {endpoint: 0.0 for endpoint in map(_endpoint, self.urls)}
+        if not self._endpoints:
+            raise ValueError("no NATS server is named")
+
+    def __str__(self) -> str:
+        return ", ".join(str(endpoint) for endpoint in self._endpoints)
+
+    # Addresses
+
+    def endpoints(self) -> list[Endpoint]:
+        """All that are known, those to try first in front."""
+        now = monotonic()
+        known = list(self._endpoints.items())
+        random.shuffle(known)
+        known.sort(key=lambda item: item[1] > now)
+        return [endpoint for endpoint, _ in known]
+
+    def avoid(self, endpoint: Endpoint) -> None:
+        """It did not answer: the others first, for a while."""
+        self._endpoints[endpoint] = monotonic() + AVOID_SECONDS
+
+    def answered(self, endpoint: Endpoint, others: Sequence[str]) -> None:
+        """It did; and it knows of `others` (`host:port`) in its cluster."""
+        known = {**self._endpoints, endpoint: 0.0}
+        for address in others:
+            host, _, port = address.rpartition(":")
+            if port.isdigit() and not _listed(known, host.strip("[]"), int(port)):
+                other = Endpoint(
+                    host.strip("[]"), int(port), endpoint.tls, endpoint.user, endpoint.password
+                )
+                known[other] = 0.0
+        self._endpoints = known
+
+    # Login
+
+    def tls_context(self, endpoint: Endpoint, required: bool) -> ssl.SSLContext | None:
+        """None for a connection in clear: nobody asks for TLS."""
+        if self._tls is not None:
+            return self._tls
+        return ssl.create_default_context() if required or endpoint.tls else None
+
+    def login(self, endpoint: Endpoint, nonce: str) -> dict[str, str]:
+        """Fields of the CONNECT line. Raises OSError and ValueError for unusable keys."""
+        if self._credentials:
+            jwt, seed = _read_credentials(self._credentials)
+            return {"jwt": jwt, "sig": _sign(seed, nonce)}
+        if self._nkey:
+            seed = _read_seed(self._nkey)
+            return {"nkey": _public_key(seed), "sig": _sign(seed, nonce)}
+        if self._token:
+            return {"auth_token": self._token}
+        user, password = self._user or endpoint.user, self._password or endpoint.password
+        if user and password:
+            return {"user": user, "pass": password}
+        return {"auth_token": user} if user else {}
+
+    @property
+    def name(self) -> str:
+        """What the server's monitoring calls us."""
+        return self._name
+
+    def client_options(self) -> Mapping[str, Any]:
+        """The same for nats-py's `connect`."""
+        options: dict[str, Any] = {
+            "servers": self.urls,
+            "name": self._name,
+            "user": self._user,
+            "password": self._password,
+            "token": self._token,
+            "tls": self._tls,
+            "tls_hostname": self.tls_hostname,
+            "tls_handshake_first": self.tls_first,
+            "user_credentials": self._credentials,
+        }
+        if self._nkey:
+            options["nkeys_seed_str"] = _read_seed(self._nkey).decode()
+        return {name: value for name, value in options.items() if value is not None}
+
+
+def _listed(known: Mapping[Endpoint, float], host: str, port: int) -> bool:
+    return any(endpoint.host == host and endpoint.port == port for endpoint in known)
+
+
+def _endpoint(url: str) -> Endpoint:
+    parts = urlsplit(url if "://" in url else f"nats://{url}")
+    if parts.scheme not in _SCHEMES or not parts.hostname:
+        raise ValueError(f"not the URL of a NATS server: {parts.scheme}://{parts.hostname or ''}")
+    return Endpoint(
+        parts.hostname,
+        parts.port or DEFAULT_PORT,
+        parts.scheme == "tls",
+        unquote(parts.username) if parts.username else None,
+        unquote(parts.password) if parts.password else None,
+    )
+
+
+def _context(ca: str | None, cert: str | None, key: str | None) -> ssl.SSLContext | None:
+    if not ca and not cert:
+        return None
+    context = ssl.create_default_context(cafile=ca)
+    if cert:
+        context.load_cert_chain(cert, key)
+    return context
+
+
+def _read_seed(nkey: str) -> bytes:
+    return nkey.strip().encode() if nkey.startswith("S") else Path(nkey).read_bytes().strip()
+
+
+def _read_credentials(path: str) -> tuple[str, bytes]:
+    """The user's JWT and the seed that signs for it."""
+    lines = Path(path).read_text().splitlines()
+    following = {line.strip(" -"): after for line, after in zip(lines, lines[1:], strict=False)}
+    try:
+        return following["BEGIN NATS USER JWT"].strip(), following[
+            "BEGIN USER NKEY SEED"
+        ].strip().encode()
+    except KeyError as error:
+        raise ValueError(f"not a credentials file: {path}") from error
+
+
+def _key_pair(seed: bytes) -> Any:
+    try:
+        import nkeys
+    except ImportError as error:
+        raise ValueError("nkeys and credentials need the package nkeys") from error
+    return nkeys.from_seed(bytearray(seed))
+
+
+def _public_key(seed: bytes) -> str:
+    return str(_key_pair(seed).public_key.decode())
+
+
+def _sign(seed: bytes, nonce: str) -> str:
+    return base64.b64encode(_key_pair(seed).sign(nonce.encode())).decode()

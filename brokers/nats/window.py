@@ -1,0 +1,104 @@
+"""Messages into a stream with their confirmations taken later: for bursts.
+
+`publish` returns when the message is in the window, which holds it until the server has confirmed
+it. So a process that dies loses what it had not seen confirmed; nothing else does.
+"""
+
+from __future__ import annotations
+
+import atexit
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable
+
+from dramatiq.errors import BrokerError
+
+from .connection import NatsConnection
+from .errors import ConnectionClosed, ConnectionFailed, MessageTooLarge
+from .outbox import Outbox, Post
+from .protocol import Arrival
+from .publisher import NobodyAnswers, Publication, check_answer
+
+CLOSE_SECONDS = 10.0
+"""How long a closing window waits for confirmations."""
+
+
+class Window:
+    """At most `size` messages are unconfirmed; then `publish` waits.
+
+    A message that the server refuses is reported by the next `publish` or `wait`.
+    """
+
+    def __init__(
+        self, connection: NatsConnection, declare: Callable[[], None], *, size: int
+    ) -> None:
+        self._connection = connection
+        self._declare = declare
+        self._refusals: deque[BrokerError] = deque()
+        self._limit = threading.local()
+        self._outbox = Outbox(
+            connection.open_wire, name="nats-window", judge=self._judge, limit=size
+        )
+        _drain_at_exit(self)
+
+    def publish(self, publication: Publication, patience: float) -> None:
+        """`patience` is in seconds, for a window that stays full.
+
+        Raises what the server said to an earlier message; MessageTooLarge; ConnectionClosed, then
+        this message is not in the window.
+        """
+        self._report()
+        if publication.size > self._connection.max_payload:
+            raise MessageTooLarge(
+                f"{publication.size} bytes; the server takes {self._connection.max_payload}"
+            )
+        self._outbox.post(
+            publication.subject, publication.data, head=publication.head, patience=patience
+        )
+
+    def wait(self, timeout: float) -> None:
+        """Until everything is confirmed. Raises ConnectionClosed after `timeout` seconds."""
+        left = self._outbox.drain(timeout)
+        self._report()
+        if left:
+            raise ConnectionClosed(f"{left} messages are not confirmed")
+
+    def _report(self) -> None:
+        if self._refusals:
+            raise self._refusals.popleft()
+
+    def _judge(self, post: Post, arrival: Arrival) -> bool:
+        try:
+            check_answer(arrival)
+        except NobodyAnswers:
+            self._declare_again()
+        except ConnectionClosed:
+            pass  # no leader at the moment
+        except BrokerError as error:
+            self._refusals.append(error)
+            return False
+        else:
+            return False
+        return True
+
+    def _declare_again(self) -> None:
+        try:
+            self._declare()
+        except (ConnectionClosed, ConnectionFailed):
+            pass  # the frame is sent again, and this is tried again
+
+    def close(self) -> int:
+        """Wait for confirmations, then hang up; how many are missing. Idempotent."""
+        return self._outbox.close(CLOSE_SECONDS)
+
+
+def _drain_at_exit(window: Window) -> None:
+    reference = weakref.ref(window)
+
+    def drain() -> None:
+        alive = reference()
+        if alive is not None:
+            alive.close()
+
+    atexit.register(drain)
