@@ -1,13 +1,25 @@
 """Dramatiq on NATS JetStream: a broker, a result backend and a rate-limiter backend.
 
 A product of its own: it knows nothing of jobs and imports nothing outside this package, so any
-Dramatiq project can use it. Rooms: `connection` (one NATS connection for all threads), `streams`
-(names and configuration), `broker` (what is sent), `puller` and `consumer` (what is received),
-`results`, `rate_limits`, `errors`.
+Dramatiq project can use it. Rooms, from the bottom up:
+
+`errors`, `servers` (addresses and login), `forks`
+`protocol` (bytes), `byte_streams` (sockets, TLS), `wire` (one blocking connection)
+`connection` (nats-py on a thread, for everything but the hot path), `streams` (names), `buckets`
+`publisher` (confirmed one by one), `outbox` (confirmed in the background), `window`, `held`
+`pulls` (what to ask for), `messages`, `consumer`, `queues`, `lengths`, `broker`
+`results`, `rate_limits`
 """
 
 from .broker import NatsBroker
+from .queues import DeadLetter, QueueStats
 from .rate_limits import NatsRateLimiterBackend
 from .results import NatsResultBackend
 
-__all__ = ["NatsBroker", "NatsRateLimiterBackend", "NatsResultBackend"]
+__all__ = [
+    "DeadLetter",
+    "NatsBroker",
+    "NatsRateLimiterBackend",
+    "NatsResultBackend",
+    "QueueStats",
+]

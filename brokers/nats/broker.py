@@ -232,9 +232,9 @@ class NatsBroker(Broker):
     def _with_eta(
         self, message: Message[Any], queue_name: str, delay: float | None
     ) -> Message[Any]:
-        """A copy; one that the worker is to delay says until when."""
+        """One that the worker is to delay says until when."""
         if delay is None or delay <= 0:
-            return message.copy()
+            return message if isinstance(message, Message) else message.copy()
         eta = {"eta": current_millis() + int(delay)}
         if delay < SCHEDULE_MIN_MS:
             return message.copy(options=eta)
@@ -265,9 +265,12 @@ class NatsBroker(Broker):
     # Receiving
 
     def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 30_000) -> NatsConsumer:
-        """`timeout` is in milliseconds. Raises QueueNotFound, ConnectionFailed, ConnectionClosed."""
+        """`timeout` is in milliseconds.
+
+        Raises QueueNotFound, ConnectionFailed, ConnectionClosed.
+        """
         if q_name(queue_name) not in self.queues:
-            raise QueueNotFound(queue_name)  # type: ignore[no-untyped-call]
+            raise QueueNotFound(queue_name)
         self.declare_now(queue_name)
         consumer = NatsConsumer(self, queue_name, prefetch, timeout)
         self.consumers.add(consumer)
@@ -348,7 +351,7 @@ class NatsBroker(Broker):
         self._queues.remove(sequence)
 
     def flush(self, queue_name: str) -> None:
-        """Drop every message of the queue: ready, delayed and dead. What workers hold still runs."""
+        """Drop every message of the queue: ready, delayed, dead. What workers hold still runs."""
         self._settle_here()
         self._queues.purge(q_name(queue_name))
 
@@ -363,11 +366,11 @@ class NatsBroker(Broker):
         `timeout` is in milliseconds. Raises QueueJoinTimeout, QueueNotFound.
         """
         if q_name(queue_name) not in self.queues:
-            raise QueueNotFound(queue_name)  # type: ignore[no-untyped-call]
+            raise QueueNotFound(queue_name)
         deadline = math.inf if timeout is None else time.monotonic() + timeout / 1000
         while self._stats(queue_name).unfinished:
             if time.monotonic() >= deadline:
-                raise QueueJoinTimeout(queue_name)  # type: ignore[no-untyped-call]
+                raise QueueJoinTimeout(queue_name)
             time.sleep(JOIN_POLL_SECONDS)
 
     def close(self) -> None:

@@ -11,12 +11,13 @@ import socket
 import ssl
 import struct
 import threading
+from contextlib import suppress
 from time import monotonic
 from typing import Protocol
 
 from dramatiq.threading import is_gevent_active
 
-CHUNK = 262_144
+CHUNK = 65_536
 """Bytes that one read may bring."""
 SEND_SECONDS = 10.0
 """How long the kernel may refuse to take more before the connection counts as lost."""
@@ -70,10 +71,8 @@ class PlainStream:
 
     def close(self) -> None:
         """Wakes a thread in `receive`."""
-        try:
+        with suppress(OSError):  # not connected any more
             self._sock.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass  # not connected any more
         self._sock.close()
 
 

@@ -22,7 +22,7 @@ from dramatiq.errors import BrokerConnectionError, DecodeError
 from . import protocol
 from .errors import ConnectionClosed, DeliveryLimitExceeded
 from .held import ACK, NAK
-from .messages import NatsMessage, delivery_of
+from .messages import NatsMessage
 from .protocol import Arrival
 from .pulls import EXPIRES_SECONDS, HEARTBEAT_SECONDS, SWEEP, Order, Pull, plan
 from .wire import Wire

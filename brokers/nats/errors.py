@@ -77,7 +77,7 @@ class DeliveryLimitExceeded(_Error):
 def refusal(code: int, error_code: int, description: str) -> BrokerError:
     """What JetStream's answer to a publication is here; ConnectionClosed for what may pass."""
     if code == _UNAVAILABLE:
-        return ConnectionClosed(description)  # type: ignore[no-untyped-call]
+        return ConnectionClosed(description)
     if error_code in _WRONG_LAST_SEQUENCE:
         return RevisionConflict(description)
     if error_code in _STORE_FULL:

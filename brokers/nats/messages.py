@@ -55,7 +55,7 @@ class Delivery:
 
 
 def delivery_of(ack_subject: str) -> Delivery:
-    """`$JS.ACK.<stream>.<consumer>.<count>.<sequence>...`, with domain and account before it or not."""
+    """`$JS.ACK.[<domain>.<account>.]<stream>.<consumer>.<count>.<sequence>...`"""
     tokens = ack_subject.split(".")
     first = 4 if len(tokens) == 9 else 6
     return Delivery(int(tokens[first]), int(tokens[first + 1]))

@@ -1,8 +1,8 @@
 """Frames that are sent in the background, each kept until the server has confirmed it.
 
-Two threads share one wire: the writer sends what has been posted since its last turn in one go, the
-reader takes the confirmations and sees to the connection. After a reconnect, and when a confirmation
-does not come, what is unconfirmed is sent again. So whoever posts must bear repetition: an
+Two threads share one wire: the writer sends in one go what has been posted since its last turn, the
+reader takes the confirmations and sees to the connection. After a reconnect, and when no
+confirmation comes, what is unconfirmed is sent again. So whoever posts must bear repetition: an
 acknowledgement does by itself, a message by its id.
 """
 

@@ -7,10 +7,9 @@ all attempts, so the server stores it once however often it is sent.
 from __future__ import annotations
 
 import json
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from time import monotonic, sleep
 
@@ -63,7 +62,7 @@ def check_answer(answer: Arrival) -> None:
     if answer.data.startswith(_ACKNOWLEDGED) and b'"error"' not in answer.data:
         return
     if answer.status == _NO_RESPONDERS:
-        raise NobodyAnswers("no stream takes the message")
+        raise NobodyAnswers("no stream takes the message")  # type: ignore[no-untyped-call]
     error = json.loads(answer.data or b"{}").get("error")
     if error:
         raise refusal(
@@ -86,8 +85,6 @@ class Publisher:
 
     def _reset(self) -> None:
         self._idle: deque[Wire] = deque()
-        self._numbers = 0
-        self._lock = threading.Lock()
 
     def publish(self, publication: Publication, patience: float) -> None:
         """Store the message. `patience` is in seconds, for NATS being away.
@@ -120,15 +117,13 @@ class Publisher:
                     self._declare_again()
 
     def _declare_again(self) -> None:
-        try:
+        with suppress(ConnectionClosed, ConnectionFailed):  # the next attempt will say so
             self._declare()
-        except (ConnectionClosed, ConnectionFailed):
-            pass  # the next attempt will say so
 
     def _publish(self, publication: Publication) -> None:
         with self._wire() as wire:
             _check_size(publication, wire)
-            reply = f"{wire.inbox}.{self._number()}"
+            reply = wire.next_inbox()
             wire.send(publication.frame(reply))
             check_answer(_answer_to(reply, wire))
 
@@ -139,14 +134,9 @@ class Publisher:
                 batch = list(waiting.items())[:BATCH]
                 for _, publication in batch:
                     _check_size(publication, wire)
-                inbox = f"{wire.inbox}.{self._number()}"
+                inbox = wire.next_inbox()
                 wire.send(b"".join(pub.frame(f"{inbox}-{key}") for key, pub in batch))
                 _await_answers(inbox, {key for key, _ in batch}, waiting, wire)
-
-    def _number(self) -> int:
-        with self._lock:
-            self._numbers += 1
-            return self._numbers
 
     @contextmanager
     def _wire(self) -> Iterator[Wire]:

@@ -1,4 +1,4 @@
-"""The queues as the server keeps them: declared, counted, emptied. Dead letters, looked at and revived.
+"""The queues as the server keeps them: declared, counted, emptied; and their dead letters.
 
 All of it goes through nats-py; nothing here is on a message's way from actor to actor.
 """
@@ -46,7 +46,7 @@ class QueueStats:
     ready: int = 0
     """Waiting for a worker."""
     in_flight: int = 0
-    """Delivered and not acknowledged yet; also those that were handed back and not fetched again."""
+    """Delivered and not acknowledged; also what was handed back and not fetched again."""
     delayed: int = 0
     """Not due yet."""
     dead: int = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import random
 import ssl
 from collections.abc import Mapping, Sequence
@@ -25,9 +26,9 @@ class ConnectArguments(TypedDict, total=False):
 
     `user` and `password`, used only when both are given; a `token`; an `nkey`, the seed or the file
     that holds it; `credentials`, a `.creds` file. The last two need the package `nkeys`.
-    `tls` is a context; or `tls_ca`, `tls_cert` and `tls_key` are files, for an authority and a client
-    certificate of one's own. `tls_hostname` is the name that certificates must have instead of the
-    URL's, `tls_first` begins with the handshake, without waiting for the server's greeting.
+    `tls` is a context; or `tls_ca`, `tls_cert` and `tls_key` are files, for an authority and a
+    client certificate of one's own. `tls_hostname` is the name that certificates must have instead
+    of the URL's, `tls_first` begins with the handshake, without waiting for the server's greeting.
     `name` is shown by the server's monitoring; `connect_timeout` is in seconds.
     """
 
@@ -92,11 +93,13 @@ class Servers:
         self.tls_first = tls_first
         self._tls = tls or _context(tls_ca, tls_cert, tls_key)
         self._name = name
-        self._user, self._password = (user, password) if user and password else (None, None)
+        both = bool(user and password)
+        self._user = user if both else None
+        self._password = password if both else None
         self._token = token
         self._nkey = nkey
         self._credentials = credentials
-        self._endpoints = {endpoint: 0.0 for endpoint in map(_endpoint, self.urls)}
+        self._endpoints = dict.fromkeys(map(_endpoint, self.urls), 0.0)
         if not self._endpoints:
             raise ValueError("no NATS server is named")
 
@@ -208,13 +211,12 @@ def _read_seed(nkey: str) -> bytes:
 def _read_credentials(path: str) -> tuple[str, bytes]:
     """The user's JWT and the seed that signs for it."""
     lines = Path(path).read_text().splitlines()
-    following = {line.strip(" -"): after for line, after in zip(lines, lines[1:], strict=False)}
+    following = {line.strip(" -"): after for line, after in itertools.pairwise(lines)}
     try:
-        return following["BEGIN NATS USER JWT"].strip(), following[
-            "BEGIN USER NKEY SEED"
-        ].strip().encode()
+        jwt, seed = following["BEGIN NATS USER JWT"], following["BEGIN USER NKEY SEED"]
     except KeyError as error:
         raise ValueError(f"not a credentials file: {path}") from error
+    return jwt.strip(), seed.strip().encode()
 
 
 def _key_pair(seed: bytes) -> Any:

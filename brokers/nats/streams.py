@@ -93,7 +93,7 @@ class Abilities:
 
 MINIMUM_LEVEL = 1
 SCHEDULES_LEVEL = 2
-"""Levels of JetStream's API: 1 came with server 2.11 (TTLs of messages), 2 with 2.12 (schedules)."""
+"""Levels of JetStream's API: 1 came with server 2.11 (TTLs of messages), 2 with 2.12 (schedules)"""
 
 
 def queue_stream(names: Names, options: StreamOptions, abilities: Abilities) -> api.StreamConfig:

@@ -7,10 +7,10 @@ it. So a process that dies loses what it had not seen confirmed; nothing else do
 from __future__ import annotations
 
 import atexit
-import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 
 from dramatiq.errors import BrokerError
 
@@ -36,7 +36,6 @@ class Window:
         self._connection = connection
         self._declare = declare
         self._refusals: deque[BrokerError] = deque()
-        self._limit = threading.local()
         self._outbox = Outbox(
             connection.open_wire, name="nats-window", judge=self._judge, limit=size
         )
@@ -83,10 +82,8 @@ class Window:
         return True
 
     def _declare_again(self) -> None:
-        try:
+        with suppress(ConnectionClosed, ConnectionFailed):  # the frame comes back here if need be
             self._declare()
-        except (ConnectionClosed, ConnectionFailed):
-            pass  # the frame is sent again, and this is tried again
 
     def close(self) -> int:
         """Wait for confirmations, then hang up; how many are missing. Idempotent."""

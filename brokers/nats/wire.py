@@ -18,15 +18,15 @@ from types import TracebackType
 from typing import Any, Self
 
 from . import protocol
+from .byte_streams import ByteStream, TlsStream, connect
 from .errors import ConnectionClosed, ConnectionFailed, PermissionDenied
 from .protocol import Arrival, Control, Parser
 from .servers import Endpoint, Servers
-from .byte_streams import ByteStream, TlsStream, connect
 
 DIAL_SECONDS = 2.0
 """How long one server may take to answer before the next one is tried."""
 SILENCE_SECONDS = 10.0
-"""After so long without a word from the server it is asked; after twice as long it counts as lost."""
+"""After so long without a word the server is asked; after twice as long it counts as lost."""
 
 _FAILURES = (OSError, ValueError, ssl.SSLError)
 
@@ -48,6 +48,7 @@ class Wire:
         self._sending = threading.Lock()
         self._asked = False
         self._pongs = 0
+        self._inboxes = 0
 
     @classmethod
     def open(cls, servers: Servers) -> Self:
@@ -112,6 +113,11 @@ class Wire:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def next_inbox(self) -> str:
+        """A subject for one answer. For one thread at a time."""
+        self._inboxes += 1
+        return f"{self.inbox}.{self._inboxes}"
 
     def send(self, frames: bytes) -> None:
         """Hand whole frames to the operating system. Raises ConnectionClosed."""

@@ -38,8 +38,10 @@ def in_chroot() -> bool:
 def make_root() -> None:
     """Make the tree below this chroot the root of a mount namespace. Raises OSError.
 
-    For the calling thread and those that it starts from now on: call it before there are any.
+    For the calling thread and those that it starts from now on: call it before there are any. The
+    working directory stays what it was.
     """
+    here = os.getcwd()
     _own_mounts()
     tree = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -51,7 +53,7 @@ def make_root() -> None:
         os.chdir(where)  # from below the new mount onto it
         _call("syscall", _PIVOT_ROOT[os.uname().machine], b".", b".")
         _call("umount2", b".", _MNT_DETACH)
-        os.chdir("/")
+        os.chdir(here)
     finally:
         os.close(tree)
 

@@ -234,7 +234,9 @@ def test_an_oversized_message_is_refused_before_it_is_sent(broker):
 
 
 def test_an_absent_server_is_a_connection_error():
-    broker = NatsBroker(url="nats://127.0.0.1:1", namespace="none", middleware=[], connect_timeout=1.0)
+    broker = NatsBroker(
+        url="nats://127.0.0.1:1", namespace="none", middleware=[], connect_timeout=1.0
+    )
     actor = dramatiq.actor(print, broker=broker, actor_name="a", queue_name="q")
     with pytest.raises(ConnectionFailed):
         actor.send("x")

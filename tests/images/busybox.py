@@ -68,8 +68,9 @@ def _static_busybox(scratch: Path) -> Path:
 
 
 def _is_static(path: Path) -> bool:
-    """Whether an ELF program asks for no interpreter; a directory is no program."""
-    return path.is_file() and b"ld-linux" not in path.read_bytes()[:4096]
+    """Whether it is an ELF program that asks for no interpreter."""
+    head = path.read_bytes()[:4096] if path.is_file() else b""
+    return head.startswith(b"\x7fELF") and b"ld-linux" not in head
 
 
 if __name__ == "__main__":

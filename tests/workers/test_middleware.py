@@ -11,6 +11,7 @@ import pytest
 from dramatiq import Message
 
 from brokers import subjects
+from brokers.nats import DeadLetter
 from brokers.nats.errors import JetStreamError
 from brokers.queue import message_of
 from executors.base import Workspace
@@ -19,7 +20,7 @@ from executors.job import Job, JobState
 from tests.workers.sites import MAX_ATTEMPTS, job_of
 
 
-def dead_letters(site) -> list[tuple[Message[Any], str]]:
+def dead_letters(site) -> list[DeadLetter]:
     return site.broker.get_dead_letters(subjects.QUEUE)
 
 
@@ -72,7 +73,7 @@ def test_while_a_job_waits_for_its_next_attempt_its_record_says_so(site, monkeyp
     items = site.reader.follow(job.id)
     given_back = next(r for r in items if r and r.state is JobState.QUEUED and r.attempt == 1)
     assert (given_back.worker, given_back.started_at) == ("", "")
-    assert sum(site.broker.get_queue_message_counts(subjects.QUEUE)) == 1
+    assert site.broker.get_queue_stats()[subjects.QUEUE].unfinished == 1
 
 
 @pytest.mark.parametrize("method", ["claim", "started"])
@@ -163,9 +164,9 @@ def test_a_job_whose_workers_were_all_lost_fails_and_becomes_a_dead_letter(site)
     assert record.reason == (
         "job was delivered 3 times without completing (max_deliver=3); giving up"
     )
-    [(message, reason)] = dead_letters(site)
-    assert message.args[0]["id"] == job.id
-    assert record.reason in reason
+    [letter] = dead_letters(site)
+    assert letter.message.args[0]["id"] == job.id
+    assert record.reason in letter.reason
     assert site.lines(job.id) == []
 
 
@@ -176,8 +177,8 @@ def test_a_message_without_a_job_becomes_a_dead_letter_at_once(site) -> None:
     site.broker.enqueue(bad)
     site.start()
     site.idle()
-    [(_, reason)] = dead_letters(site)
-    assert "the message carries no job" in reason
+    [letter] = dead_letters(site)
+    assert "the message carries no job" in letter.reason
     assert site.run("true").state is JobState.SUCCEEDED
 
 
