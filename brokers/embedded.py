@@ -61,8 +61,11 @@ class EmbeddedNats:
     `stop`, `kill` and `start` keep port and data, as a server has them that is restarted.
     """
 
-    def __init__(self, data_dir: Path, port: int | None = None) -> None:
-        """`port` None: a free one, chosen by the first start."""
+    def __init__(
+        self, data_dir: Path, port: int | None = None, *, program: str | None = None
+    ) -> None:
+        """`port` None: a free one, chosen by the first start. `program` None: `find_server`'s."""
+        self._program = program
         self.data_dir = data_dir
         self.log_file = data_dir / "nats-server.log"
         self._port = port
@@ -140,7 +143,16 @@ class EmbeddedNats:
     def _argv(self) -> list[str]:
         port = "-1" if self._port is None else str(self._port)
         store = str(self.data_dir / "jetstream")
-        return [find_server(), "--addr", "127.0.0.1", "--port", port, "-js", "--store_dir", store]
+        return [
+            self._program or find_server(),
+            "--addr",
+            "127.0.0.1",
+            "--port",
+            port,
+            "-js",
+            "--store_dir",
+            store,
+        ]
 
 
 class _Server:

@@ -108,7 +108,10 @@ def test_the_constraints_are_exact_versions() -> None:
 
 
 def test_everything_that_is_imported_is_required_by_name(setup_cfg: ConfigParser) -> None:
+    extras = dict(setup_cfg["options.extras_require"])
+    extras.pop("dev")
     required = requirement_names(lines(setup_cfg["options"]["install_requires"]))
+    required |= {name for extra in extras.values() for name in requirement_names(lines(extra))}
     owners = packages_distributions()
 
     missing = {

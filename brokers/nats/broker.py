@@ -363,10 +363,8 @@ class NatsBroker(Broker):
     def join(self, queue_name: str, *, timeout: float | None = None) -> None:
         """Wait until nothing is ready, delayed or in flight, here or elsewhere.
 
-        `timeout` is in milliseconds. Raises QueueJoinTimeout, QueueNotFound.
+        `timeout` is in milliseconds. Raises QueueJoinTimeout.
         """
-        if q_name(queue_name) not in self.queues:
-            raise QueueNotFound(queue_name)
         deadline = math.inf if timeout is None else time.monotonic() + timeout / 1000
         while self._stats(queue_name).unfinished:
             if time.monotonic() >= deadline:

@@ -13,6 +13,7 @@ import sys
 import tarfile
 import tempfile
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 from tests.images.archive import write_image
@@ -32,7 +33,10 @@ def write_archive(path: Path, tags: Iterable[str] = TAGS) -> Path:
     """Write the archive to `path`; the image has `tags`, its command is `/bin/sh`."""
     with tempfile.TemporaryDirectory() as scratch:
         layer = Path(scratch, "layer.tar")
-        _write_layer(layer, _static_busybox(Path(scratch)))
+        program = Path(scratch, "busybox")
+        program.write_bytes(static_busybox())
+        program.chmod(0o755)
+        _write_layer(layer, program)
         return write_image(path, layer, tags=tags, cmd=["/bin/sh"])
 
 
@@ -56,15 +60,19 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes = b"", **fields: object) -
     tar.addfile(info, io.BytesIO(data))
 
 
-def _static_busybox(scratch: Path) -> Path:
+@cache
+def static_busybox() -> bytes:
     """The machine's busybox if it needs no library, else the one of Debian's package."""
     for path in (Path("/bin/busybox"), Path("/usr/bin/busybox")):
-        if path.exists() and _is_static(path):
-            return path
-    subprocess.run(["apt-get", "download", PACKAGE], cwd=scratch, check=True, capture_output=True)
-    [package] = scratch.glob("*.deb")
-    subprocess.run(["dpkg-deb", "--extract", package, scratch / "package"], check=True)
-    return next(path for path in (scratch / "package").rglob("busybox") if _is_static(path))
+        if _is_static(path):
+            return path.read_bytes()
+    with tempfile.TemporaryDirectory() as scratch:
+        fetch = ["apt-get", "download", PACKAGE]
+        subprocess.run(fetch, cwd=scratch, check=True, capture_output=True)
+        [package] = Path(scratch).glob("*.deb")
+        subprocess.run(["dpkg-deb", "--extract", package, f"{scratch}/package"], check=True)
+        found = Path(scratch, "package").rglob("busybox")
+        return next(path.read_bytes() for path in found if _is_static(path))
 
 
 def _is_static(path: Path) -> bool:
