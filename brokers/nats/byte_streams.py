@@ -22,6 +22,8 @@ CHUNK = 65_536
 SEND_SECONDS = 10.0
 """How long the kernel may refuse to take more before the connection counts as lost."""
 
+_LONGEST_WAIT = 3600.0
+
 
 class ByteStream(Protocol):
     """A connection. Failures are OSErrors; ConnectionError for one that has ended."""
@@ -39,9 +41,13 @@ class ByteStream(Protocol):
 def connect(host: str, port: int, timeout: float) -> PlainStream:
     """`timeout` in seconds, for each address of the host."""
     sock = socket.create_connection((host, port), timeout)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.settimeout(None)
-    return GreenStream(sock) if is_gevent_active() else PlainStream(sock)
+    try:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.settimeout(None)
+        return GreenStream(sock) if is_gevent_active() else PlainStream(sock)
+    except BaseException:
+        sock.close()
+        raise
 
 
 class PlainStream:
@@ -78,6 +84,10 @@ class PlainStream:
 
 class GreenStream(PlainStream):
     """TCP under gevent."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__(sock)
+        sock.settimeout(SEND_SECONDS)  # gevent's sockets know nothing of SO_SNDTIMEO
 
     def receive(self, timeout: float) -> bytes:
         """Some bytes; none after `timeout` seconds."""
@@ -117,6 +127,10 @@ class TlsStream:
                 if monotonic() >= deadline:
                     raise TimeoutError("the TLS handshake takes too long") from None
                 self._incoming.write(self._stream.receive(max(0.01, deadline - monotonic())))
+            except ssl.SSLError:
+                with suppress(OSError):
+                    self._flush()  # so that the server's log can say why
+                raise
             else:
                 self._flush()
                 return
@@ -158,8 +172,9 @@ class TlsStream:
                     pieces.append(piece)
             except ssl.SSLWantReadError:
                 pass
-            except ssl.SSLZeroReturnError as error:
-                raise ConnectionError("the server has hung up") from error
+            except ssl.SSLError:
+                if not pieces:  # what came before is told first; the error comes again
+                    raise
             answer = self._outgoing.pending
         if answer:  # a key update, say
             self._flush()
@@ -172,5 +187,5 @@ class TlsStream:
 
 def _timeval(seconds: float) -> bytes:
     """`struct timeval`; zero would mean to wait for ever."""
-    microseconds = max(1, int(seconds * 1e6))
+    microseconds = max(1, int(min(seconds, _LONGEST_WAIT) * 1e6))
     return struct.pack("ll", microseconds // 1_000_000, microseconds % 1_000_000)

@@ -11,8 +11,10 @@ import asyncio
 import logging
 import os
 import random
+import ssl
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from time import monotonic
 from typing import Any, TypeVar, Unpack
 
@@ -22,6 +24,7 @@ from nats.aio.client import Client
 from nats.js import JetStreamContext
 
 from .errors import ConnectionClosed, ConnectionFailed, MessageTooLarge, translated
+from .forks import after_fork
 from .servers import DEFAULT_URL, ConnectArguments, Servers
 from .wire import Wire
 
@@ -33,6 +36,7 @@ RECONNECT_SECONDS = 0.25
 """Between two rounds over the servers while none answers; jittered by up to as much again."""
 
 _LONGEST_WAIT = 3600.0
+_ABANDON_SECONDS = 0.5
 _NOBODY_ANSWERS = (
     nats.errors.NoRespondersError,
     nats.js.errors.NoStreamResponseError,
@@ -54,8 +58,12 @@ class NatsConnection:
         **login: Unpack[ConnectArguments],
     ) -> None:
         self.servers = Servers(servers, **login)
-        self._lock = threading.Lock()
+        self._renew_lock()
+        after_fork(self._renew_lock)
         self._reset()
+
+    def _renew_lock(self) -> None:
+        self._lock = threading.Lock()
 
     def _reset(self) -> None:
         self._pid = os.getpid()
@@ -121,7 +129,7 @@ class NatsConnection:
             raise ConnectionFailed(f"no NATS server at {self.servers}: {error}") from error
 
     async def _connect(self) -> Client:
-        client = Client()
+        client, complaints = Client(), _Complaints(len(self.servers))
         try:
             await asyncio.wait_for(
                 client.connect(
@@ -133,14 +141,18 @@ class NatsConnection:
                     disconnected_cb=self._on_disconnected,
                     reconnected_cb=self._on_reconnected,
                     closed_cb=self._on_closed,
-                    error_cb=_on_error,
+                    error_cb=complaints.note,
                     **self.servers.client_options(),
                 ),
                 self.servers.connect_timeout,
             )
+        except TimeoutError as error:
+            await _abandon(client)
+            raise complaints.last or error from None
         except BaseException:
-            await client.close()
+            await _abandon(client)
             raise
+        complaints.connected = True
         return client
 
     async def _on_disconnected(self) -> None:
@@ -292,5 +304,26 @@ def _turn(loop: asyncio.AbstractEventLoop) -> None:
     loop.close()
 
 
-async def _on_error(error: Exception) -> None:
-    log.debug("NATS client: %r", error)
+async def _abandon(client: Client) -> None:
+    """nats-py waits for ever for the end of a connection whose TLS handshake has failed."""
+    with suppress(Exception):  # it may not have begun either
+        await asyncio.wait_for(client.close(), _ABANDON_SECONDS)
+
+
+class _Complaints:
+    """What nats-py says while it connects, again and again, also when that is in vain."""
+
+    def __init__(self, servers: int) -> None:
+        self.connected = False
+        self.last: Exception | None = None
+        self._refusals_left = servers
+
+    async def note(self, error: Exception) -> None:
+        """Raises the error that every server would repeat: a wrong login or certificate."""
+        log.debug("NATS client: %r", error)
+        self.last = error
+        refused = isinstance(error, ssl.SSLError) or "authorization" in str(error).lower()
+        if refused and not self.connected:
+            self._refusals_left -= 1
+            if self._refusals_left <= 0:
+                raise error

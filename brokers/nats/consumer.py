@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from dramatiq import Message
 from dramatiq.broker import Consumer, MessageProxy
-from dramatiq.errors import BrokerConnectionError, DecodeError
+from dramatiq.errors import BrokerConnectionError, BrokerError, DecodeError
 
 from . import protocol
 from .errors import ConnectionClosed, DeliveryLimitExceeded
@@ -35,6 +35,7 @@ RETRY_SECONDS = 0.25
 SETTLE_SECONDS = 3.0
 """How long a closing consumer waits for what is on its way."""
 
+_LATER = NAK + b' {"delay": 10000000000}'
 _HEARTBEAT = "100"
 _EXPIRED = ("404", "408")
 _SWEEPS, _ROUNDS = 1, 2  # subscription ids: of all sweeps, and from where those of rounds begin
@@ -53,6 +54,8 @@ class NatsConsumer(Consumer):
         self._arrived: deque[Arrival] = deque()
         self._etas: list[float] = []
         self._lock = threading.Lock()  # of the plan, and of what it orders
+        self._outgoing: deque[bytes] = deque()
+        self._sending = threading.Lock()
         self._plan = plan(prefetch, len(self._lanes))
         self._declared = True
         self._stopped = threading.Event()
@@ -65,20 +68,30 @@ class NatsConsumer(Consumer):
         wire = self._broker.connection.open_wire()
         with self._lock:
             self._wire = wire
-            wire.send(protocol.subscription(f"{wire.inbox}.{SWEEP}.>", _SWEEPS))
-            self._execute(self._plan.start())
+            self._outgoing.clear()
+            self._outgoing.append(protocol.subscription(f"{wire.inbox}.{SWEEP}.>", _SWEEPS))
+            self._order(self._plan.start())
+        self._flush()
         self._heard = monotonic()
         return wire
 
-    def _execute(self, orders: Iterable[Order]) -> None:
-        """With the lock. On a broken wire nothing happens: the next one starts all over."""
-        wire = self._wire
-        frames = b"".join(self._frames(orders, wire.inbox)) if wire is not None else b""
-        if wire is not None and frames:
+    def _order(self, orders: Iterable[Order]) -> None:
+        """With the lock; `_flush`, without it, sends what was ordered."""
+        if self._wire is not None:
+            self._outgoing.extend(self._frames(orders, self._wire.inbox))
+
+    def _flush(self) -> None:
+        """One thread sends, for all that come meanwhile: nobody waits for the network here. On a
+        broken wire nothing happens: the next one starts all over."""
+        while self._outgoing and self._sending.acquire(blocking=False):
             try:
-                wire.send(frames)
-            except ConnectionClosed as error:
-                log.debug("%s: %s", self._queue_name, error)
+                frames = b"".join([self._outgoing.popleft() for _ in range(len(self._outgoing))])
+                if self._wire is not None:
+                    self._wire.send(frames)
+            except (ConnectionClosed, IndexError) as error:  # IndexError: a new wire cleared it
+                log.debug("%s: %r", self._queue_name, error)
+            finally:
+                self._sending.release()
 
     def _frames(self, orders: Iterable[Order], inbox: str) -> Iterable[bytes]:
         for order in orders:
@@ -127,6 +140,8 @@ class NatsConsumer(Consumer):
         wire = self._wire or self._open()
         for arrival in wire.receive(max(0.001, timeout)):
             self._take(arrival)
+        if not self._declared:
+            raise ConnectionClosed("the server has dropped the pulls")
         if wire.lame:
             for arrival in wire.settle(SETTLE_SECONDS):
                 self._take(arrival)
@@ -145,22 +160,23 @@ class NatsConsumer(Consumer):
         self._broker.declare_now(self._queue_name)
         self._declared = True
         with self._lock:
-            self._execute(self._plan.start())
+            self._order(self._plan.start())
+        self._flush()
 
     def _take(self, arrival: Arrival) -> None:
         self._heard = monotonic()
         status = arrival.status
-        if not status:
+        if not status or arrival.reply:  # a sender may have made up a status of his own
             self._accept(arrival)
         elif status in _EXPIRED:
             token = ".".join(arrival.subject.split(".")[-3:])
             remaining = int(arrival.headers.get("Nats-Pending-Messages", 0))
             with self._lock:
-                self._execute(self._plan.ended(token, remaining))
+                self._order(self._plan.ended(token, remaining))
+            self._flush()
         elif status != _HEARTBEAT:
             log.debug("%s: the server says %r", self._queue_name, arrival.head)
             self._declared = False
-            raise ConnectionClosed("the server has dropped the pulls")
 
     def _accept(self, arrival: Arrival) -> None:
         lane = self._broker.lane_of_subject(arrival.subject)
@@ -169,7 +185,8 @@ class NatsConsumer(Consumer):
             if accepted:
                 self._broker.held.add(arrival.reply)
                 self._arrived.append(arrival)
-            self._execute(orders)
+            self._order(orders)
+        self._flush()
         if not accepted:
             self._broker.held.settle(arrival.reply, NAK)
 
@@ -211,8 +228,13 @@ class NatsConsumer(Consumer):
 
     def _bury_undecodable(self, arrival: Arrival, error: DecodeError) -> None:
         log.error("message cannot be decoded, moved to the dead letters: %s", error)
-        self._broker.bury(self._queue_name, arrival, f"DecodeError: {error}")
-        self._settle(arrival.reply, ACK)
+        try:
+            self._broker.bury(self._queue_name, arrival, f"DecodeError: {error}")
+        except BrokerError as failure:
+            log.error("it cannot be moved yet: %s", failure)
+            self._settle(arrival.reply, _LATER)
+        else:
+            self._settle(arrival.reply, ACK)
 
     # Settling; from any thread, also when this consumer is closed
 
@@ -224,10 +246,17 @@ class NatsConsumer(Consumer):
     def nack(self, message: MessageProxy) -> None:
         """The message failed for good: it moves to the dead letters.
 
-        Raises ConnectionClosed, ConnectionFailed; then it is still held.
+        Raises ConnectionClosed, ConnectionFailed: then it is still held, and the worker calls
+        again. After any other error, like QueueFull, it comes back after a while.
         """
         assert isinstance(message, NatsMessage)
-        self._broker.bury(message.queue_name, message.arrival, _why(message))
+        try:
+            self._broker.bury(message.queue_name, message.arrival, _why(message))
+        except BrokerConnectionError:
+            raise
+        except BaseException:
+            message.consumer._settle(message.ack_subject, _LATER)
+            raise
         message.consumer._settle(message.ack_subject, ACK)
 
     def requeue(self, messages: Iterable[MessageProxy]) -> None:
@@ -242,14 +271,16 @@ class NatsConsumer(Consumer):
         else:
             self._broker.held.settle(ack_subject, verdict)
         with self._lock:
-            self._execute(self._plan.released())
+            self._order(self._plan.released())
+        self._flush()
 
     # The end
 
     def stop_pulling(self) -> None:
         """Take no further message; those that wait in this process go back. Idempotent."""
         with self._lock:
-            self._execute(self._plan.stop())
+            self._order(self._plan.stop())
+        self._flush()
         self._stopped.set()
         self._hand_back()
 
@@ -267,7 +298,7 @@ class NatsConsumer(Consumer):
         try:
             if wire is not None and not wire.closed:
                 for arrival in wire.settle(SETTLE_SECONDS):
-                    if not arrival.status:
+                    if arrival.reply:
                         self._broker.held.settle(arrival.reply, NAK)
         except ConnectionClosed as error:
             log.debug("%s: %s", self._queue_name, error)

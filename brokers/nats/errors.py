@@ -37,7 +37,8 @@ __all__ = [
 ]
 
 _WRONG_LAST_SEQUENCE = (10071, 10164)
-_STORE_FULL = (10077, 10047, 10023, 10122)  # store failed (a limit), no storage, no resources
+_STORE_FAILED = 10077  # whatever the reason is: a limit ("maximum bytes exceeded"), or the disk
+_STORE_FULL = (_STORE_FAILED, 10047, 10023, 10122)  # or no storage, no resources
 _UNAVAILABLE = 503
 
 
@@ -76,12 +77,13 @@ class DeliveryLimitExceeded(_Error):
 
 def refusal(code: int, error_code: int, description: str) -> BrokerError:
     """What JetStream's answer to a publication is here; ConnectionClosed for what may pass."""
-    if code == _UNAVAILABLE:
-        return ConnectionClosed(description)
     if error_code in _WRONG_LAST_SEQUENCE:
         return RevisionConflict(description)
-    if error_code in _STORE_FULL:
+    failed_otherwise = error_code == _STORE_FAILED and not description.startswith("maximum ")
+    if error_code in _STORE_FULL and not failed_otherwise:
         return QueueFull(f"the stream takes no more: {description}")
+    if code == _UNAVAILABLE:
+        return ConnectionClosed(description)
     return JetStreamError(f"{description} ({error_code})")
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from time import monotonic
 
 from .errors import QueueFull
+from .forks import after_fork
 
 CREDIT_SECONDS = 1.0
 """How long what was counted is relied upon."""
@@ -24,6 +25,10 @@ class LengthLimit:
     def __init__(self, limit: int, count: Callable[[str], int]) -> None:
         self._limit = limit
         self._count = count
+        self._reset()
+        after_fork(self._reset)
+
+    def _reset(self) -> None:
         self._credits: dict[str, tuple[int, float]] = {}
         self._lock = threading.Lock()
 

@@ -14,8 +14,10 @@ import threading
 from collections.abc import Callable, Iterable
 from time import monotonic
 
+from dramatiq.errors import BrokerError
+
 from . import protocol
-from .errors import ConnectionClosed, ConnectionFailed, PermissionDenied
+from .errors import ConnectionClosed, ConnectionFailed, MessageTooLarge, PermissionDenied
 from .forks import after_fork
 from .protocol import Arrival
 from .wire import Wire
@@ -50,8 +52,9 @@ class Post:
 class Outbox:
     """`judge` sees each confirmation and says whether the frame is to be sent again.
 
-    `limit` is how many frames may be unconfirmed; then `post` waits. `on_connect` returns frames
-    that open each new connection. The threads start with the first `post`.
+    `refused` is told of each frame that the server will never take. `limit` is how many frames may
+    be unconfirmed; then `post` waits. `on_connect` returns frames that open each new connection.
+    The threads start with the first `post`.
     """
 
     def __init__(
@@ -60,12 +63,14 @@ class Outbox:
         *,
         name: str,
         judge: Callable[[Post, Arrival], bool],
+        refused: Callable[[BrokerError], None] | None = None,
         on_connect: Callable[[], Iterable[bytes]] = tuple,
         limit: int | None = None,
     ) -> None:
         self._open_wire = open_wire
         self._name = name
         self._judge = judge
+        self._refused = refused or self._log_refusal
         self._on_connect = on_connect
         self._limit = limit
         self._reset()
@@ -73,7 +78,10 @@ class Outbox:
 
     def _reset(self) -> None:
         """In a forked child too: what the parent has posted is the parent's to send."""
-        self._changed = threading.Condition()
+        # Entered as such: a Condition's `with` is Python code, and an actor's interrupt that comes
+        # in there would leave the lock taken for ever.
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._threads: list[threading.Thread] = []
         self._wire: Wire | None = None
         self._unconfirmed: dict[int, Post] = {}
@@ -98,7 +106,7 @@ class Outbox:
         Waits up to `patience` seconds for room. Raises ConnectionClosed when there was none.
         """
         post = Post(subject, head, data, monotonic() + lifetime)
-        with self._changed:
+        with self._lock:
             if self._limit is not None and len(self._unconfirmed) >= self._limit:
                 self._await_room(patience)
             if self._closed:
@@ -111,7 +119,7 @@ class Outbox:
 
     def whisper(self, frames: Iterable[bytes]) -> None:
         """Send frames once, if there is a connection; nobody confirms them."""
-        with self._changed:
+        with self._lock:
             if self._wire is not None:
                 self._outgoing.extend(frames)
                 self._wake_writer()
@@ -127,6 +135,11 @@ class Outbox:
             self._waiters -= 1
 
     def _push(self, number: int, post: Post, wire: Wire) -> None:
+        size = len(post.head) + len(post.data)
+        if size > wire.max_payload:  # the server would hang up, each time
+            del self._unconfirmed[number]
+            self._refused(MessageTooLarge(f"{size} bytes; the server takes {wire.max_payload}"))
+            return
         post.sent_at = monotonic()
         reply = f"{wire.inbox}.{number}"
         self._outgoing.append(protocol.publication(post.subject, reply, post.head, post.data))
@@ -134,12 +147,12 @@ class Outbox:
 
     def _wake_writer(self) -> None:
         if self._writer_waits:
-            self._writer_waits = False
             self._changed.notify_all()
+            self._writer_waits = False
 
     def connect(self) -> None:
         """Have the connection ready before the first `post`. Returns at once."""
-        with self._changed:
+        with self._lock:
             self._start()
 
     def _start(self) -> None:
@@ -159,9 +172,11 @@ class Outbox:
                 wire.send(b"".join(frames))
             except ConnectionClosed as error:  # the reader is told too, and opens another wire
                 log.debug("%s: %s", self._name, error)
+            except Exception:
+                log.exception("%s: cannot send", self._name)
 
     def _next_turn(self) -> tuple[Wire, list[bytes]] | None:
-        with self._changed:
+        with self._lock:
             while not self._outgoing or self._wire is None:
                 if self._closed:
                     return None
@@ -178,43 +193,80 @@ class Outbox:
                 with self._open_wire() as wire:
                     self._begin(wire)
                     while not self._closed and not wire.lame:
-                        self._take(wire.receive(RETRY_SECONDS if self._again else TICK_SECONDS))
+                        self._listen(wire)
                         self._send_again(wire)
             except (ConnectionClosed, ConnectionFailed, PermissionDenied) as error:
-                if self._closed:
-                    return
                 log.debug("%s: %s", self._name, error)
-                with self._changed:
-                    self._wire = None
-                    self._changed.wait_for(lambda: self._closed, _jittered(RECONNECT_SECONDS))
+                self._pause()
+            except Exception:
+                log.exception("%s: cannot go on, connects anew", self._name)
+                self._pause()
+
+    def _pause(self) -> None:
+        with self._lock:
+            self._wire = None
+            self._changed.wait_for(lambda: self._closed, _jittered(RECONNECT_SECONDS))
+
+    def _listen(self, wire: Wire) -> None:
+        try:
+            self._take(wire.receive(RETRY_SECONDS if self._again else TICK_SECONDS))
+        except PermissionDenied as error:
+            if self._drop_denied(error):
+                return
+            if "Subscription" in str(error):
+                self._refused(error)
+                raise
+            log.warning("%s: %s", self._name, error)
 
     def _begin(self, wire: Wire) -> None:
         wire.send(protocol.subscription(f"{wire.inbox}.*", 1) + b"".join(self._on_connect()))
-        with self._changed:
+        with self._lock:
             self._wire = wire
             self._outgoing = []
             self._again = set()
-            for number, post in self._unconfirmed.items():
+            for number, post in list(self._unconfirmed.items()):
                 self._push(number, post, wire)
 
     def _take(self, arrivals: list[Arrival]) -> None:
         if not arrivals:
             return
+        confirmed = []
         for arrival in arrivals:
             number = int(arrival.subject.rpartition(".")[2])
             post = self._unconfirmed.get(number)
             if post is not None and self._judge(post, arrival):
                 self._again.add(number)
             else:
+                confirmed.append(number)
+        with self._lock:
+            for number in confirmed:
                 self._unconfirmed.pop(number, None)
-        if self._waiters:
-            with self._changed:
+            if self._waiters:
                 self._changed.notify_all()
+
+    def _drop_denied(self, error: PermissionDenied) -> int:
+        """The server names the subject. It may also be that of a whisper or of the answers, or of
+        frames that were dropped at the first of several denials."""
+        text = str(error)
+        with self._lock:
+            denied = [
+                number
+                for number, post in self._unconfirmed.items()
+                if f'Publish to "{post.subject}"' in text
+            ]
+            for number in denied:
+                del self._unconfirmed[number]
+                self._refused(error)
+            self._changed.notify_all()
+        return len(denied)
+
+    def _log_refusal(self, error: BrokerError) -> None:
+        log.error("%s: %s", self._name, error)
 
     def _send_again(self, wire: Wire) -> None:
         """What the server refused for the moment, and what it never answered."""
         late = monotonic() - ANSWER_SECONDS
-        with self._changed:
+        with self._lock:
             if not self._again and not self._is_late(late):
                 return
             refused, self._again = self._again, set()
@@ -237,11 +289,13 @@ class Outbox:
     def drain(self, timeout: float) -> int:
         """Wait until all that was posted so far is confirmed, `timeout` seconds at most; how many
         frames are not."""
-        with self._changed:
+        with self._lock:
             last = self._number
             self._waiters += 1
             try:
-                self._changed.wait_for(lambda: not self._left_of(last), min(timeout, _LONGEST_WAIT))
+                self._changed.wait_for(
+                    lambda: self._closed or not self._left_of(last), min(timeout, _LONGEST_WAIT)
+                )
             finally:
                 self._waiters -= 1
             return self._left_of(last)
@@ -258,7 +312,7 @@ class Outbox:
     def close(self, timeout: float) -> int:
         """Drain, hang up and end the threads; how many frames stay unconfirmed. Idempotent."""
         left = self.drain(timeout) if self._threads else 0
-        with self._changed:
+        with self._lock:
             self._closed = True
             wire = self._wire
             self._changed.notify_all()

@@ -6,14 +6,19 @@ A control line ends with CRLF; `MSG` and `HMSG` announce how many bytes follow t
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 CRLF = b"\r\n"
 MAX_LINE = 1_048_576
 """Bytes of a control line. An INFO of a large cluster is long; more than this is garbage."""
+MAX_MESSAGE = 128 * 1_048_576
+"""Bytes of a message. Servers take 1 MiB unless told otherwise, and no more than 64."""
 
 _HEADER_LINE = b"NATS/1.0\r\n"
+_VISIBLE_BUT_COLON = re.compile(r"[!-9;-~]+")
 
 
 class ProtocolError(ConnectionError):
@@ -35,7 +40,7 @@ class Arrival:
     @property
     def status(self) -> str:
         """What the server says instead of a message, like `404`; empty for a message."""
-        return self.head[9:12].decode() if self.head[8:9] == b" " else ""
+        return self.head[9:12].decode(errors="replace") if self.head[8:9] == b" " else ""
 
     @property
     def headers(self) -> dict[str, str]:
@@ -59,18 +64,29 @@ class Parser:
     """Bytes in, in pieces of any size; whole items out."""
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._pieces: list[bytes] = []
+        self._size = 0
+        self._needed = 0  # bytes without which no item can be complete
 
     def feed(self, data: bytes) -> list[Arrival | Control]:
         """What has become complete. Raises ProtocolError; then the parser is of no more use."""
-        buffer = self._rest + data if self._rest else data
+        if self._size:
+            self._pieces.append(data)
+            self._size += len(data)
+            if self._size < self._needed:  # a large message: join its pieces only once
+                return []
+            data = b"".join(self._pieces)
+        return self._parse(data)
+
+    def _parse(self, buffer: bytes) -> list[Arrival | Control]:
         items: list[Arrival | Control] = []
-        at = 0
+        at = needed = 0
         while (end := buffer.find(CRLF, at)) >= 0:
             line = buffer[at:end]
             if line[:4] == b"HMSG" or line[:3] == b"MSG":
                 item, after = _arrival(line, buffer, end + 2)
                 if item is None:
+                    needed = after - at
                     break
                 items.append(item)
                 at = after
@@ -80,7 +96,8 @@ class Parser:
         else:
             if len(buffer) - at > MAX_LINE:
                 raise ProtocolError("a line that never ends")
-        self._rest = buffer[at:] if at else buffer
+        rest = buffer[at:]
+        self._pieces, self._size, self._needed = [rest], len(rest), needed
         return items
 
 
@@ -89,24 +106,31 @@ def _arrival(line: bytes, buffer: bytes, start: int) -> tuple[Arrival | None, in
     verb, *fields = line.split()
     with_headers = verb == b"HMSG"
     count = len(fields) - with_headers
-    if count not in (3, 4):
+    if count not in (3, 4) or not (with_headers or verb == b"MSG"):
         raise ProtocolError(f"malformed line: {line[:80]!r}")
     try:
-        sid, size = int(fields[1]), int(fields[-1])
-        head_size = int(fields[-2]) if with_headers else 0
+        sid, size = _number(fields[1]), _number(fields[-1])
+        head_size = _number(fields[-2]) if with_headers else 0
         subject = fields[0].decode()
         reply = fields[2].decode() if count == 4 else ""
     except ValueError as error:
         raise ProtocolError(f"malformed line: {line[:80]!r}") from error
-    if not 0 <= head_size <= size:
+    if not head_size <= size <= MAX_MESSAGE:
         raise ProtocolError(f"malformed sizes: {line[:80]!r}")
     stop = start + size
     if len(buffer) < stop + 2:
-        return None, start
+        return None, stop + 2
     if buffer[stop : stop + 2] != CRLF:
         raise ProtocolError("a message that does not end where it should")
     middle = start + head_size
     return Arrival(subject, sid, reply, buffer[start:middle], buffer[middle:stop]), stop + 2
+
+
+def _number(field: bytes) -> int:
+    """`int` alone would take `-1`, `+1` and `1_0` as well."""
+    if not field.isdigit() or len(field) > 18:
+        raise ValueError("not a number")
+    return int(field)
 
 
 def _control(line: bytes) -> Control:
@@ -117,13 +141,38 @@ def _control(line: bytes) -> Control:
     return Control(verb, argument.strip())
 
 
+def server_info(argument: str) -> dict[str, Any]:
+    """What an INFO line says. Raises ProtocolError for what no server would say."""
+    try:
+        info = json.loads(argument)
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError("INFO is not JSON") from error
+    if not isinstance(info, dict):
+        raise ProtocolError("INFO is not an object")
+    urls, nonce = info.get("connect_urls"), info.get("nonce", "")
+    largest = info.setdefault("max_payload", 1_048_576)
+    if type(largest) is not int or not isinstance(nonce, str):
+        raise ProtocolError("INFO has fields of a wrong type")
+    listed = urls if isinstance(urls, list) else []
+    info["connect_urls"] = [url for url in listed if isinstance(url, str)]
+    return info
+
+
+@lru_cache(256)
+def _is_name(header: str) -> bool:
+    return _VISIBLE_BUT_COLON.fullmatch(header) is not None
+
+
 def header_block(headers: Mapping[str, str]) -> bytes:
     """Headers as they stand before a payload; empty for none.
 
-    Raises ValueError for a line break, which would begin another header.
+    Raises ValueError for a line break, which would begin another header, and for a name that is
+    none.
     """
     if not headers:
         return b""
+    if not all(map(_is_name, headers)):
+        raise ValueError("a header's name must be visible characters without a colon")
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     if lines.count("\n") != len(headers) or lines.count("\r") != len(headers):
         raise ValueError("a header must be one line")

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import islice
 from time import monotonic, sleep
 
 from . import protocol
@@ -63,11 +64,16 @@ def check_answer(answer: Arrival) -> None:
         return
     if answer.status == _NO_RESPONDERS:
         raise NobodyAnswers("no stream takes the message")  # type: ignore[no-untyped-call]
-    error = json.loads(answer.data or b"{}").get("error")
-    if error:
-        raise refusal(
-            error.get("code", 0), error.get("err_code", 0), str(error.get("description", ""))
-        )
+    try:
+        said = json.loads(answer.data)
+        if error := said.get("error"):
+            code, reason = error.get("code", 0), str(error.get("description", ""))
+            raise refusal(code, error.get("err_code", 0), reason)
+        if "stream" in said:
+            return
+    except (ValueError, AttributeError):
+        pass
+    raise ConnectionClosed("what answered is no stream")
 
 
 class NobodyAnswers(ConnectionClosed):
@@ -130,10 +136,10 @@ class Publisher:
     def _publish_all(self, waiting: dict[int, Publication]) -> None:
         """Takes from `waiting` what was confirmed."""
         with self._wire() as wire:
+            for publication in waiting.values():
+                _check_size(publication, wire)
             while waiting:
-                batch = list(waiting.items())[:BATCH]
-                for _, publication in batch:
-                    _check_size(publication, wire)
+                batch = list(islice(waiting.items(), BATCH))
                 inbox = wire.next_inbox()
                 wire.send(b"".join(pub.frame(f"{inbox}-{key}") for key, pub in batch))
                 _await_answers(inbox, {key for key, _ in batch}, waiting, wire)
@@ -148,8 +154,21 @@ class Publisher:
         except BaseException:
             wire.close()
             raise
-        if not wire.lame:
+        if wire.lame:
+            wire.close()
+        else:
             self._idle.append(wire)
+        self._drop_the_idle()
+
+    def _drop_the_idle(self) -> None:
+        """The last one that was used is the first one to be used again, so it is the others."""
+        with suppress(IndexError):
+            while _is_idle(self._idle[0]):
+                wire = self._idle.popleft()
+                if not _is_idle(wire):  # another thread was faster
+                    self._idle.append(wire)
+                    return
+                wire.close()
 
     def _take(self) -> Wire:
         while self._idle:
@@ -157,17 +176,22 @@ class Publisher:
                 wire = self._idle.pop()
             except IndexError:
                 break
-            if not wire.closed and monotonic() - wire.used < IDLE_SECONDS:
+            if not wire.closed and not _is_idle(wire):
                 return wire
             wire.close()
         wire = self._open_wire()
-        wire.send(protocol.subscription(f"{wire.inbox}.*", 1))
+        wire.send(protocol.subscription(f"{wire.inbox}.*", 1))  # closes it when that fails
         return wire
 
     def close(self) -> None:
         """Hang up. Idempotent."""
-        while self._idle:
-            self._idle.pop().close()
+        with suppress(IndexError):
+            while True:
+                self._idle.pop().close()
+
+
+def _is_idle(wire: Wire) -> bool:
+    return monotonic() - wire.used >= IDLE_SECONDS
 
 
 def _check_size(publication: Publication, wire: Wire) -> None:
@@ -199,5 +223,5 @@ def _await_answers(
             if batch == inbox:
                 check_answer(arrival)
                 expected.discard(int(key))
-                del waiting[int(key)]
+                waiting.pop(int(key), None)
                 deadline = monotonic() + ANSWER_SECONDS

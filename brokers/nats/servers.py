@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
+import ipaddress
 import itertools
 import random
+import re
 import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +22,7 @@ AVOID_SECONDS = 30.0
 """How long a server that did not answer is tried only after the others."""
 
 _SCHEMES = ("nats", "tls")
+_SEED = re.compile(r"S[A-Z2-7]{57}")
 
 
 class ConnectArguments(TypedDict, total=False):
@@ -56,16 +60,18 @@ class Endpoint:
     tls: bool = False
     user: str | None = field(default=None, repr=False)
     password: str | None = field(default=None, repr=False)
+    tls_hostname: str | None = None
+    """The name in its certificate, for one that is known by its address only."""
 
     def __str__(self) -> str:
-        return f"{self.host}:{self.port}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 class Servers:
     """Addresses, in an order that puts those last that did not answer lately, and the login.
 
-    Addresses that servers tell of others in their cluster are added. Raises ValueError for a URL
-    that is none.
+    Addresses that servers tell of others in their cluster are added, and forgotten when no server
+    tells of them any more. Raises ValueError for a URL that is none.
     """
 
     def __init__(
@@ -99,9 +105,13 @@ class Servers:
         self._token = token
         self._nkey = nkey
         self._credentials = credentials
-        self._endpoints = dict.fromkeys(map(_endpoint, self.urls), 0.0)
+        self._named = tuple(map(_endpoint, self.urls))
+        self._endpoints = dict.fromkeys(self._named, 0.0)
         if not self._endpoints:
             raise ValueError("no NATS server is named")
+
+    def __len__(self) -> int:
+        return len(self._endpoints)
 
     def __str__(self) -> str:
         return ", ".join(str(endpoint) for endpoint in self._endpoints)
@@ -122,15 +132,17 @@ class Servers:
 
     def answered(self, endpoint: Endpoint, others: Sequence[str]) -> None:
         """It did; and it knows of `others` (`host:port`) in its cluster."""
-        known = {**self._endpoints, endpoint: 0.0}
-        for address in others:
-            host, _, port = address.rpartition(":")
-            if port.isdigit() and not _listed(known, host.strip("[]"), int(port)):
-                other = Endpoint(
-                    host.strip("[]"), int(port), endpoint.tls, endpoint.user, endpoint.password
+        before = self._endpoints
+        told = [(host.strip("[]"), port) for host, _, port in (o.rpartition(":") for o in others)]
+        known = {endpoint: 0.0, **{named: before.get(named, 0.0) for named in self._named}}
+        for host, port in told:
+            if port.isdecimal() and host and not _listed(known, host, int(port)):
+                other = dataclasses.replace(
+                    endpoint, host=host, port=int(port), tls_hostname=_certified(endpoint, host)
                 )
-                known[other] = 0.0
-        self._endpoints = known
+                known[other] = before.get(other, 0.0)
+        known[endpoint] = 0.0
+        self._endpoints = known if told else {**before, endpoint: 0.0}
 
     # Login
 
@@ -161,7 +173,7 @@ class Servers:
         return self._name
 
     def client_options(self) -> Mapping[str, Any]:
-        """The same for nats-py's `connect`."""
+        """The same for nats-py's `connect`, which takes URLs literally: without their escapes."""
         options: dict[str, Any] = {
             "servers": self.urls,
             "name": self._name,
@@ -173,9 +185,26 @@ class Servers:
             "tls_handshake_first": self.tls_first,
             "user_credentials": self._credentials,
         }
+        logins = {(endpoint.user, endpoint.password) for endpoint in self._named}
+        if len(logins) == 1:  # else each URL keeps its own
+            [(user, password)] = logins
+            options["servers"] = [_plain_url(endpoint) for endpoint in self._named]
+            if user and password and not (self._user or self._token):
+                options.update(user=user, password=password)
+            elif user and not (self._user or self._token):
+                options["token"] = user
         if self._nkey:
             options["nkeys_seed_str"] = _read_seed(self._nkey).decode()
         return {name: value for name, value in options.items() if value is not None}
+
+
+def _certified(endpoint: Endpoint, host: str) -> str | None:
+    """Certificates of a cluster name its servers; addresses rarely stand in them."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return None
+    return endpoint.tls_hostname or endpoint.host
 
 
 def _listed(known: Mapping[Endpoint, float], host: str, port: int) -> bool:
@@ -183,16 +212,24 @@ def _listed(known: Mapping[Endpoint, float], host: str, port: int) -> bool:
 
 
 def _endpoint(url: str) -> Endpoint:
-    parts = urlsplit(url if "://" in url else f"nats://{url}")
-    if parts.scheme not in _SCHEMES or not parts.hostname:
-        raise ValueError(f"not the URL of a NATS server: {parts.scheme}://{parts.hostname or ''}")
+    try:
+        parts = urlsplit(url if "://" in url else f"nats://{url}")
+        host, port = parts.hostname, parts.port or DEFAULT_PORT
+    except ValueError:  # its text quotes the URL, and there may be a password in it
+        raise ValueError("a NATS server's URL cannot be read: is everything escaped?") from None
+    if parts.scheme not in _SCHEMES or not host:
+        raise ValueError(f"not the URL of a NATS server: {parts.scheme}://{host or ''}")
     return Endpoint(
-        parts.hostname,
-        parts.port or DEFAULT_PORT,
+        host,
+        port,
         parts.scheme == "tls",
         unquote(parts.username) if parts.username else None,
         unquote(parts.password) if parts.password else None,
     )
+
+
+def _plain_url(endpoint: Endpoint) -> str:
+    return f"{'tls' if endpoint.tls else 'nats'}://{endpoint}"
 
 
 def _context(ca: str | None, cert: str | None, key: str | None) -> ssl.SSLContext | None:
@@ -205,7 +242,12 @@ def _context(ca: str | None, cert: str | None, key: str | None) -> ssl.SSLContex
 
 
 def _read_seed(nkey: str) -> bytes:
-    return nkey.strip().encode() if nkey.startswith("S") else Path(nkey).read_bytes().strip()
+    if _SEED.fullmatch(nkey.strip()):
+        return nkey.strip().encode()
+    try:
+        return Path(nkey).read_bytes().strip()
+    except (OSError, ValueError):  # its text would show what may be a seed with a typo
+        raise ValueError("the nkey is neither a seed nor a file that can be read") from None
 
 
 def _read_credentials(path: str) -> tuple[str, bytes]:
@@ -224,7 +266,10 @@ def _key_pair(seed: bytes) -> Any:
         import nkeys
     except ImportError as error:
         raise ValueError("nkeys and credentials need the package nkeys") from error
-    return nkeys.from_seed(bytearray(seed))
+    try:
+        return nkeys.from_seed(bytearray(seed))
+    except Exception as error:  # nkeys' own, binascii's, those of its cipher
+        raise ValueError(f"unusable nkey: {type(error).__name__}") from None
 
 
 def _public_key(seed: bytes) -> str:

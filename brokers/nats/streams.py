@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import nats.js.errors
@@ -20,6 +21,7 @@ _STREAM_EXISTS = 10058
 _UNSAFE = re.compile(r"[^-_A-Za-z0-9]")
 
 
+@lru_cache(maxsize=4096)
 def encode(text: str) -> str:
     """A name as one token of a subject: `a.b` becomes `a=2Eb`."""
     return _UNSAFE.sub(lambda match: "".join(f"={byte:02X}" for byte in match[0].encode()), text)

@@ -7,21 +7,29 @@ it. So a process that dies loses what it had not seen confirmed; nothing else do
 from __future__ import annotations
 
 import atexit
+import logging
+import math
 import weakref
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from time import monotonic
 
 from dramatiq.errors import BrokerError
 
 from .connection import NatsConnection
 from .errors import ConnectionClosed, ConnectionFailed, MessageTooLarge
+from .forks import after_fork
 from .outbox import Outbox, Post
 from .protocol import Arrival
 from .publisher import NobodyAnswers, Publication, check_answer
 
 CLOSE_SECONDS = 10.0
 """How long a closing window waits for confirmations."""
+DECLARE_SECONDS = 1.0
+"""How long a missing stream may need to appear once it was declared."""
+
+log = logging.getLogger(__name__)
 
 
 class Window:
@@ -35,11 +43,21 @@ class Window:
     ) -> None:
         self._connection = connection
         self._declare = declare
-        self._refusals: deque[BrokerError] = deque()
+        self._size = size
+        self._reset()
         self._outbox = Outbox(
-            connection.open_wire, name="nats-window", judge=self._judge, limit=size
+            connection.open_wire,
+            name="nats-window",
+            judge=self._judge,
+            refused=self._note_refusal,
+            limit=size,
         )
+        after_fork(self._reset)
         _drain_at_exit(self)
+
+    def _reset(self) -> None:
+        self._refusals: deque[BrokerError] = deque(maxlen=self._size)
+        self._declared_at = -math.inf
 
     def publish(self, publication: Publication, patience: float) -> None:
         """`patience` is in seconds, for a window that stays full.
@@ -64,7 +82,7 @@ class Window:
             raise ConnectionClosed(f"{left} messages are not confirmed")
 
     def _report(self) -> None:
-        if self._refusals:
+        with suppress(IndexError):
             raise self._refusals.popleft()
 
     def _judge(self, post: Post, arrival: Arrival) -> bool:
@@ -75,19 +93,34 @@ class Window:
         except ConnectionClosed:
             pass  # no leader at the moment
         except BrokerError as error:
-            self._refusals.append(error)
+            self._note_refusal(error)
             return False
         else:
             return False
         return True
 
+    def _note_refusal(self, error: BrokerError) -> None:
+        self._refusals.append(error)
+
     def _declare_again(self) -> None:
-        with suppress(ConnectionClosed, ConnectionFailed):  # the frame comes back here if need be
+        """Once for all that come back together; those that come back after it try again."""
+        if monotonic() - self._declared_at < DECLARE_SECONDS:
+            return
+        try:
             self._declare()
+        except (ConnectionClosed, ConnectionFailed) as error:
+            log.debug("nats-window: %s", error)
+        except BrokerError as error:
+            log.error("the stream is gone and cannot be declared: %s", error)
+        self._declared_at = monotonic()
 
     def close(self) -> int:
         """Wait for confirmations, then hang up; how many are missing. Idempotent."""
-        return self._outbox.close(CLOSE_SECONDS)
+        missing = self._outbox.close(CLOSE_SECONDS)
+        while self._refusals:
+            missing += 1
+            log.error("a message was refused: %s", self._refusals.popleft())
+        return missing
 
 
 def _drain_at_exit(window: Window) -> None:
@@ -95,7 +128,8 @@ def _drain_at_exit(window: Window) -> None:
 
     def drain() -> None:
         alive = reference()
-        if alive is not None:
-            alive.close()
+        missing = alive.close() if alive is not None else 0
+        if missing:
+            log.error("messages were never confirmed, they are lost: %d", missing)
 
     atexit.register(drain)

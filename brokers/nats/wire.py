@@ -9,13 +9,13 @@ down in docs/decisions/0007.
 
 from __future__ import annotations
 
-import json
 import secrets
-import ssl
 import threading
 from time import monotonic
 from types import TracebackType
 from typing import Any, Self
+
+from dramatiq.errors import BrokerConnectionError
 
 from . import protocol
 from .byte_streams import ByteStream, TlsStream, connect
@@ -28,14 +28,14 @@ DIAL_SECONDS = 2.0
 SILENCE_SECONDS = 10.0
 """After so long without a word the server is asked; after twice as long it counts as lost."""
 
-_FAILURES = (OSError, ValueError, ssl.SSLError)
+_FAILURES = (OSError, ValueError, BrokerConnectionError, PermissionDenied)
 
 
 class Wire:
     """Created by `open`."""
 
     def __init__(self, stream: ByteStream, parser: Parser, info: dict[str, Any]) -> None:
-        self.max_payload = int(info.get("max_payload", 1_048_576))
+        self.max_payload: int = info["max_payload"]
         self.inbox = f"_INBOX.{secrets.token_hex(11)}"
         """A subject of this wire alone, to be extended with tokens."""
         self.lame = False
@@ -46,9 +46,10 @@ class Wire:
         self._stream = stream
         self._parser = parser
         self._sending = threading.Lock()
-        self._asked = False
-        self._pongs = 0
+        self._asked: float | None = None  # when, and nothing has been heard since
+        self._pings = self._pongs = 0
         self._inboxes = 0
+        self._complaint: Exception | None = None  # to be raised after what came with it
 
     @classmethod
     def open(cls, servers: Servers) -> Self:
@@ -61,21 +62,24 @@ class Wire:
                 servers.avoid(endpoint)
                 complaints.append(f"{endpoint}: {error}")
             else:
-                servers.answered(endpoint, info.get("connect_urls") or ())
+                servers.answered(endpoint, info["connect_urls"])
                 return wire
         raise ConnectionFailed(f"no NATS server at {'; '.join(complaints)}")
 
     @classmethod
     def _dial(cls, servers: Servers, endpoint: Endpoint) -> tuple[Self, dict[str, Any]]:
+        deadline = monotonic() + max(DIAL_SECONDS, servers.connect_timeout / len(servers))
         stream: ByteStream = connect(endpoint.host, endpoint.port, DIAL_SECONDS)
         try:
-            deadline = monotonic() + max(DIAL_SECONDS, servers.connect_timeout)
             parser = Parser()
             if servers.tls_first:
                 stream = _encrypted(servers, endpoint, stream, True, deadline)
             info = _greeting(stream, parser, deadline)
             if not servers.tls_first:
+                plain = stream
                 stream = _encrypted(servers, endpoint, stream, _wants_tls(info), deadline)
+                if stream is not plain:  # nothing that was said in clear counts
+                    parser = Parser()
             wire = cls(stream, parser, info)
             wire._introduce(servers.login(endpoint, info.get("nonce", "")), servers.name, deadline)
         except BaseException:
@@ -97,6 +101,7 @@ class Wire:
             "tls_required": isinstance(self._stream, TlsStream),
             **login,
         }
+        self._pings += 1
         self.send(protocol.connection(fields) + b"PING\r\n")
         while self._pongs == 0:
             if monotonic() >= deadline:
@@ -134,8 +139,12 @@ class Wire:
     def receive(self, timeout: float) -> list[Arrival]:
         """What came, at the latest after `timeout` seconds; empty when nothing did.
 
-        Raises ConnectionClosed, also for a server that has been silent for too long.
+        Raises ConnectionClosed, also for a server that has been silent for too long; and
+        PermissionDenied, after which the wire lives on.
         """
+        if self._complaint is not None:
+            complaint, self._complaint = self._complaint, None
+            raise complaint
         try:
             data = self._stream.receive(timeout)
             items = self._parser.feed(data) if data else []
@@ -146,43 +155,77 @@ class Wire:
             self.close()
             raise
         if data:
-            self.used, self._asked = monotonic(), False
+            self.used, self._asked = monotonic(), None
         else:
             self._mind_the_silence()
-        return [item for item in items if isinstance(item, Arrival) or self._answer(item)]  # type: ignore[misc]
+        return self._arrivals(items)
 
-    def _answer(self, item: Control) -> bool:
-        """Do what a control line asks; never keeps it."""
-        if item.verb == "PING":
-            self.send(b"PONG\r\n")
-        elif item.verb == "PONG":
-            self._pongs += 1
-        elif item.verb == "INFO":
-            self.lame = self.lame or bool(json.loads(item.argument).get("ldm"))
-        elif item.verb == "-ERR":
-            if item.argument.lower().startswith("'permissions violation"):
-                raise PermissionDenied(item.argument.strip("'"))
+    def _arrivals(self, items: list[Arrival | Control]) -> list[Arrival]:
+        """An error that came among them must not swallow them: it is told by the next `receive`."""
+        arrivals, complaint = [], None
+        for item in items:
+            if isinstance(item, Arrival):
+                arrivals.append(item)
+            else:
+                answer = self._answer(item)
+                complaint = complaint or answer
+        if complaint is not None and not arrivals:
+            raise complaint
+        self._complaint = complaint
+        return arrivals
+
+    def _answer(self, item: Control) -> Exception | None:
+        """Do what a control line asks; what is to be raised."""
+        try:
+            if item.verb == "PING":
+                self.send(b"PONG\r\n")
+            elif item.verb == "PONG":
+                self._pongs += 1
+            elif item.verb == "INFO":
+                self._note(protocol.server_info(item.argument))
+            elif item.verb == "-ERR":
+                if item.argument.lower().startswith("'permissions violation"):
+                    return PermissionDenied(item.argument.strip("'"))
+                self.close()
+                return ConnectionClosed(f"NATS says {item.argument}")
+        except (ConnectionClosed, protocol.ProtocolError) as error:
             self.close()
-            raise ConnectionClosed(f"NATS says {item.argument}")
-        return False
+            return ConnectionClosed(f"NATS connection lost: {error}")
+        return None
+
+    def _note(self, info: dict[str, Any]) -> None:
+        self.lame = self.lame or bool(info.get("ldm"))
+        self.max_payload = info["max_payload"]
 
     def _mind_the_silence(self) -> None:
-        silent = monotonic() - self.used
-        if silent > 2 * SILENCE_SECONDS:
+        """A wire that nobody has listened to for long was not silent: ask first."""
+        now = monotonic()
+        if self._asked is not None and now - self._asked > SILENCE_SECONDS:
             self.close()
-            raise ConnectionClosed(f"NATS has been silent for {silent:.0f} s")
-        if silent > SILENCE_SECONDS and not self._asked:
-            self._asked = True
-            self.send(b"PING\r\n")
+            raise ConnectionClosed(f"NATS has been silent for {now - self.used:.0f} s")
+        if self._asked is None and now - self.used > SILENCE_SECONDS:
+            self._asked = now
+            self._ping()
+
+    def _ping(self) -> None:
+        self._pings += 1
+        self.send(b"PING\r\n")
 
     def settle(self, timeout: float) -> list[Arrival]:
-        """All that was on its way to us: what the server has sent before it answers a PING."""
-        expected = self._pongs + 1
-        self.send(b"PING\r\n")
+        """All that was on its way to us: what the server has sent before it answers a PING.
+
+        Also when the connection ends meanwhile, or when it takes too long.
+        """
         arrivals: list[Arrival] = []
         deadline = monotonic() + timeout
-        while self._pongs < expected and monotonic() < deadline:
-            arrivals += self.receive(max(0.01, deadline - monotonic()))
+        try:
+            self._ping()
+            expected = self._pings
+            while self._pongs < expected and monotonic() < deadline:
+                arrivals += self.receive(max(0.01, deadline - monotonic()))
+        except (ConnectionClosed, PermissionDenied):
+            if not arrivals:
+                raise
         return arrivals
 
     def close(self) -> None:
@@ -201,8 +244,9 @@ def _greeting(stream: ByteStream, parser: Parser, deadline: float) -> dict[str, 
         data = stream.receive(max(0.01, deadline - monotonic()))
         for item in parser.feed(data) if data else ():
             if isinstance(item, Control) and item.verb == "INFO":
-                info: dict[str, Any] = json.loads(item.argument)
-                return info
+                return protocol.server_info(item.argument)
+            if isinstance(item, Control) and item.verb == "-ERR":
+                raise ConnectionError(f"NATS says {item.argument}")
             raise protocol.ProtocolError("not a NATS server")
     raise TimeoutError("no greeting")
 
@@ -213,5 +257,5 @@ def _encrypted(
     context = servers.tls_context(endpoint, required)
     if context is None:
         return stream
-    name = servers.tls_hostname or endpoint.host
+    name = servers.tls_hostname or endpoint.tls_hostname or endpoint.host
     return TlsStream.over(stream, context, name, max(0.01, deadline - monotonic()))
