@@ -6,21 +6,22 @@ import dataclasses
 import math
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any, Literal, Unpack
 
 from dramatiq import Message
 from dramatiq.broker import Broker
 from dramatiq.common import current_millis, dq_name, q_name
-from dramatiq.errors import QueueJoinTimeout, QueueNotFound
+from dramatiq.errors import BrokerError, QueueJoinTimeout, QueueNotFound
 from dramatiq.middleware import Middleware
 
 from .connection import NatsConnection
 from .consumer import NatsConsumer
 from .errors import ConnectionClosed
 from .forks import Ids
-from .held import Held
+from .held import ACK, NAK, Held
 from .lengths import LengthLimit
-from .messages import delivery_of
+from .messages import EARLIER_HEADER, deliveries, delivery_of
 from .protocol import Arrival
 from .publisher import Publication, Publisher
 from .queues import PATIENCE, REASON_HEADER, DeadLetter, Queues, QueueStats
@@ -32,6 +33,7 @@ ENQUEUE_PATIENCE = 10.0
 """Seconds that `enqueue` waits for NATS to come back before it gives up."""
 SCHEDULE_MIN_MS = 1_000
 """A shorter delay travels as `eta` on the lane: the server's schedules are no finer than 250 ms."""
+HAND_BACK_PATIENCE = 1.0
 JOIN_POLL_SECONDS = 0.05
 
 _CLOSE_SECONDS = 5.0
@@ -218,6 +220,8 @@ class NatsBroker(Broker):
         self, message: Message[Any], delay: float | None, idempotent: bool
     ) -> tuple[Message[Any], Publication]:
         """What travels, after all hooks before it."""
+        if self.closed:
+            raise ConnectionClosed("the broker is closed")
         queue_name = q_name(message.queue_name)
         self.declare_queue(queue_name)
         message = self._with_eta(message, queue_name, delay)
@@ -287,6 +291,23 @@ class NatsBroker(Broker):
             Publication.of(self.names.dead(q_name(queue_name)), headers, arrival.data, message_id),
             ENQUEUE_PATIENCE,
         )
+
+    def hand_back(self, queue_name: str, arrival: Arrival) -> None:
+        """Give a message back to the queue; the next free worker gets it at once.
+
+        The server counts that delivery too. So with `max_deliver`, where the count decides, a copy
+        that knows the true one takes the message's place, at the end of its lane.
+        """
+        verdict = NAK
+        if self.max_deliver is not None:
+            delivery, earlier = delivery_of(arrival.reply), deliveries(arrival) - 1
+            message_id = f"back-{self.names.stream}-{delivery.sequence}-{delivery.count}"
+            headers = {EARLIER_HEADER: str(earlier)} if earlier else {}
+            copy = Publication.of(arrival.subject, headers, arrival.data, message_id)
+            with suppress(BrokerError):
+                self._publisher.publish(copy, HAND_BACK_PATIENCE)
+                verdict = ACK
+        self.held.settle(arrival.reply, verdict)
 
     def stop_pulling(self) -> None:
         """Take no further message in this process; what waits here goes back to the queue."""

@@ -2,58 +2,74 @@
 
 from __future__ import annotations
 
-import math
-import secrets
-import time
-from dataclasses import dataclass
-from typing import Any
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from typing import Any, Literal, TypeVar
 
-import nats.js.errors
 from nats.js import api
 
 from .connection import NatsConnection
+from .entries import Entry, checked, entry_in, entry_of, expecting, lifetime, marked
+from .errors import ConnectionClosed, ConnectionFailed, RevisionConflict
+from .forks import Ids
+from .requester import Line, Requester
 from .streams import encode, ensure_stream
+
+__all__ = ["PATIENCE", "Bucket", "Entry", "Key", "Storage"]
+
+T = TypeVar("T")
 
 PATIENCE = 10.0
 """Seconds that an operation waits for NATS to come back, unless told otherwise."""
 
-_EXPIRES = "Expires-At"
-_EXPECTED_SUBJECT = "Nats-Expected-Last-Subject-Sequence"
-_EXPECTED_STREAM = "Nats-Expected-Last-Sequence"
-_DELETED = "KV-Operation"
+Storage = Literal["file", "memory"]
+Key = str | tuple[str, ...]
+"""Any text; a tuple: the tokens of a subject, for keys of which one belongs to the other."""
 
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """What a key holds, and the revision that a compare-and-set names."""
-
-    value: bytes | None
-    """None: never set, deleted or expired."""
-    revision: int
+_API = "$JS.API"
+_AT_ONCE = 256  # requests
+_DUPLICATE_SECONDS = 30.0  # the server keeps 0.2 kB for each message id of this time
+_LONGEST_TOKEN = 512  # a subject that fills the protocol's line would close the connection
 
 
 class Bucket:
     """Created on the server by its first use. `max_age` is in seconds; 0: values stay.
 
-    Keys may be any text. Every method raises ConnectionClosed or ConnectionFailed when NATS stays
-    away for `patience` seconds.
+    Keys may be any text. Methods raise ConnectionClosed or ConnectionFailed when NATS stays away
+    for `patience` seconds; those that take a `line` do so at once. Reads are answered by any
+    replica, which may be a moment behind the leader: a write that depends on a read must name its
+    revision. A thread has a wire for itself while it speaks to NATS, and leaves it to the next one.
+
+    A TTL ends at the time that the writer's clock said plus `ttl`, by the reader's clock: clocks
+    that are d seconds apart shift it by d. The server, which knows whole seconds only, removes the
+    value up to a second later, so a reader whose clock is slow does not see it for ever.
     """
 
     def __init__(
-        self, connection: NatsConnection, name: str, *, max_age: float = 0.0, replicas: int = 1
+        self,
+        connection: NatsConnection,
+        name: str,
+        *,
+        max_age: float = 0.0,
+        replicas: int = 1,
+        storage: Storage = "file",
     ) -> None:
         self.connection = connection
+        self.requester = Requester(connection.open_wire)
         self.name = name
+        self._ids = Ids()
         self._declared = False
         self._config = api.StreamConfig(
-            name=f"KV_{name}",
+            name=self.stream,
             subjects=[f"$KV.{name}.>"],
             max_msgs_per_subject=1,
             max_age=max_age,
             num_replicas=replicas,
-            storage=api.StorageType.FILE,
+            storage=api.StorageType(storage),
             discard=api.DiscardPolicy.NEW,
-            duplicate_window=min(max_age or 120.0, 120.0),
+            duplicate_window=min(max_age or _DUPLICATE_SECONDS, _DUPLICATE_SECONDS),
             allow_rollup_hdrs=True,
             deny_delete=True,
             allow_direct=True,
@@ -65,9 +81,10 @@ class Bucket:
         """The bucket's stream."""
         return f"KV_{self.name}"
 
-    def subject(self, key: str) -> str:
+    def subject(self, key: Key) -> str:
         """Where changes of the key are published."""
-        return f"$KV.{self.name}.{encode(key)}"
+        tokens = (key,) if isinstance(key, str) else key
+        return ".".join((f"$KV.{self.name}", *map(_token, tokens)))
 
     def declare(self, patience: float = PATIENCE) -> None:
         """Create the bucket unless it is there. Idempotent."""
@@ -75,91 +92,115 @@ class Bucket:
             self.connection.patiently(self._ensure, patience)
             self._declared = True
 
+    def declare_again(self) -> None:
+        """After nobody has answered: somebody may have deleted it. Nothing happens without NATS."""
+        with suppress(ConnectionClosed, ConnectionFailed):
+            self.connection.patiently(self._ensure, 0.0)
+
     async def _ensure(self) -> None:
         await ensure_stream(self.connection.jetstream, self._config)
 
-    def get(self, key: str, *, patience: float = PATIENCE) -> Entry:
-        """The value of the key, and its revision."""
+    def patiently(self, attempt: Callable[[Line], T], patience: float) -> T:
+        """Repeat `attempt` until it gets through, or NATS has been away for `patience` seconds."""
         self.declare(patience)
+        return self.requester.patiently(attempt, patience, self.declare_again)
 
-        async def attempt() -> api.RawStreamMsg | None:
-            try:
-                return await self.connection.jetstream.get_last_msg(
-                    f"KV_{self.name}", self.subject(key), direct=True
-                )
-            except nats.js.errors.NotFoundError:
-                return None
+    def get(self, key: Key, *, patience: float = PATIENCE) -> Entry:
+        """The value of the key, and its revision."""
+        return self.patiently(lambda line: self.read(line, key), patience)
 
-        message = self.connection.patiently(attempt, patience, declare=self._ensure)
-        if message is None:
-            return Entry(None, 0)
-        over = _is_over(message.headers or {})
-        return Entry(None if over else message.data or b"", int(message.seq or 0))
+    def read(self, line: Line, key: Key) -> Entry:
+        """The same, as one request."""
+        return entry_of(line.ask(self.getter(key)))
+
+    def getter(self, key: Key) -> str:
+        """The subject that asks for the key's value; `entry_of` understands the answer."""
+        return f"{_API}.DIRECT.GET.{self.stream}.{self.subject(key)}"
+
+    def read_from_leader(self, line: Line, keys: Iterable[Key]) -> dict[Key, Entry]:
+        """Only the leader is sure to know of every write that was confirmed. A request a key."""
+        keys, entries = list(keys), dict[Key, Entry]()
+        for start in range(0, len(keys), _AT_ONCE):
+            batch = keys[start : start + _AT_ONCE]
+            asked = [json.dumps({"last_by_subj": self.subject(key)}).encode() for key in batch]
+            getter = f"{_API}.STREAM.MSG.GET.{self.stream}"
+            answers = line.ask_all([(getter, question) for question in asked])
+            entries.update(zip(batch, map(entry_in, answers), strict=True))
+        return entries
 
     def put(
         self,
-        key: str,
+        key: Key,
         value: bytes,
         *,
         ttl: float | None = None,
         expected: int | None = None,
-        expected_bucket: int | None = None,
         patience: float = PATIENCE,
     ) -> int:
         """Store the value; returns its revision. `ttl` is in seconds.
 
-        `expected` is the key's revision that must be the last (0: no value yet), `expected_bucket`
-        the bucket's; raises RevisionConflict otherwise.
+        `expected` is the key's revision that must be the last (0: no value yet); raises
+        RevisionConflict otherwise. Raises MessageTooLarge.
         """
-        self.declare(patience)
-        headers = {}
-        if ttl is not None:
-            headers["Nats-TTL"] = f"{max(1, math.ceil(ttl))}s"
-            headers[_EXPIRES] = repr(time.time() + ttl)
+        headers, message_id = lifetime(ttl), self._ids.next()
         if expected is not None:
-            headers[_EXPECTED_SUBJECT] = str(expected)
-        if expected_bucket is not None:
-            headers[_EXPECTED_STREAM] = str(expected_bucket)
-        return self.connection.publish(
-            self.subject(key),
-            value,
-            headers=headers,
-            message_id=secrets.token_hex(12),
-            patience=patience,
-            declare=self._ensure,
-        )
+            headers |= expecting(expected) | marked(message_id)
 
-    def delete(self, key: str) -> None:
+        def attempt(line: Line) -> int:
+            try:
+                return self.write(line, key, value, headers)
+            except RevisionConflict:
+                entry = self.read(line, key)
+                if entry.message_id != message_id:
+                    raise
+                return entry.revision  # of an earlier attempt, of which only the answer was lost
+
+        return self.patiently(attempt, patience)
+
+    def write(self, line: Line, key: Key, value: bytes, headers: Mapping[str, str]) -> int:
+        """Store the value as one request; returns its revision."""
+        return int(checked(line.ask(self.subject(key), value, headers))["seq"])
+
+    def change(self, line: Line, key: Key, value: bytes, headers: Mapping[str, str]) -> int | None:
+        """The same; None, with nothing stored, when the headers expect another revision."""
+        try:
+            return self.write(line, key, value, headers)
+        except RevisionConflict:
+            return None
+
+    def delete(self, key: Key) -> None:
         """Remove the value. Removing what is not there is no error."""
-        self.declare()
-        headers = {_DELETED: "PURGE", "Nats-Rollup": "sub"}
-        self.connection.publish(self.subject(key), b"", headers=headers)
+        headers = {"KV-Operation": "PURGE", "Nats-Rollup": "sub"}
+        self.patiently(lambda line: self.write(line, key, b"", headers), PATIENCE)
 
-    def last_revision(self) -> int:
-        """Revision of the bucket's last change."""
-        self.declare()
-
-        async def attempt() -> int:
-            info = await self.connection.jetstream.stream_info(f"KV_{self.name}")
-            return int(info.state.last_seq)
-
-        return self.connection.patiently(attempt, PATIENCE)
+    def last_revision(self, line: Line) -> int:
+        """Of the bucket's last change, from its leader."""
+        return int(self._info(line, {})["state"]["last_seq"])
 
     def keys(self) -> list[str]:
         """Keys as they stand in subjects (encoded), unordered. One request per 100,000 keys."""
-        self.declare()
-        prefix = len(f"$KV.{self.name}.")
+        return self.patiently(self._keys, PATIENCE)
 
-        async def attempt() -> dict[str, int]:
-            info: Any = await self.connection.jetstream.stream_info(
-                f"KV_{self.name}", subjects_filter=f"$KV.{self.name}.>"
-            )
-            return info.state.subjects or {}
+    def _keys(self, line: Line) -> list[str]:
+        prefix, found = f"$KV.{self.name}.", list[str]()
+        while True:
+            page = self._info(line, {"subjects_filter": f"{prefix}>", "offset": len(found)})
+            subjects = page["state"].get("subjects") or ()
+            found += [subject[len(prefix) :] for subject in subjects]
+            if not subjects or len(found) >= page.get("total", 0):
+                return found
 
-        return [subject[prefix:] for subject in self.connection.patiently(attempt, PATIENCE)]
+    def _info(self, line: Line, wanted: dict[str, object]) -> dict[str, Any]:
+        return checked(line.ask(f"{_API}.STREAM.INFO.{self.stream}", json.dumps(wanted).encode()))
+
+    def close(self) -> None:
+        """Hang up what is not in use. Idempotent; the connection stays."""
+        self.requester.close()
 
 
-def _is_over(headers: dict[str, str]) -> bool:
-    if _DELETED in headers or "Nats-Marker-Reason" in headers:
-        return True
-    return float(headers.get(_EXPIRES, "inf")) <= time.time()
+def _token(text: str) -> str:
+    """One token of a subject for any text: `=` alone is no code of `encode`, nor is `=h`."""
+    token = encode(text) or "="
+    if len(token) > _LONGEST_TOKEN:
+        return f"=h{hashlib.sha256(text.encode()).hexdigest()}"
+    return token

@@ -12,6 +12,7 @@ import random
 import threading
 from collections import deque
 from collections.abc import Iterable
+from contextlib import suppress
 from time import monotonic, sleep, time
 from typing import TYPE_CHECKING
 
@@ -188,7 +189,7 @@ class NatsConsumer(Consumer):
             self._order(orders)
         self._flush()
         if not accepted:
-            self._broker.held.settle(arrival.reply, NAK)
+            self._hand_back(arrival)
 
     def _patience(self) -> float:
         """Wake in time for what the worker delays in memory: it looks between two messages."""
@@ -263,13 +264,20 @@ class NatsConsumer(Consumer):
         """Hand messages back unprocessed; another worker gets them at once."""
         for message in messages:
             assert isinstance(message, NatsMessage)
-            message.consumer._settle(message.ack_subject, NAK)
+            message.consumer._hand_back(message.arrival)
+            message.consumer._release()
 
     def _settle(self, ack_subject: str, verdict: bytes | None) -> None:
         if verdict is None:
             self._broker.held.let_go(ack_subject)
         else:
             self._broker.held.settle(ack_subject, verdict)
+        self._release()
+
+    def _hand_back(self, arrival: Arrival) -> None:
+        self._broker.hand_back(self._queue_name, arrival)
+
+    def _release(self) -> None:
         with self._lock:
             self._order(self._plan.released())
         self._flush()
@@ -282,14 +290,9 @@ class NatsConsumer(Consumer):
             self._order(self._plan.stop())
         self._flush()
         self._stopped.set()
-        self._hand_back()
-
-    def _hand_back(self) -> None:
-        while self._arrived:
-            try:
-                self._broker.held.settle(self._arrived.popleft().reply, NAK)
-            except IndexError:  # the consumer thread was faster
-                return
+        with suppress(IndexError):  # none is left, or the consumer thread was faster
+            while True:
+                self._hand_back(self._arrived.popleft())
 
     def close(self) -> None:
         """Stop pulling and hang up. Messages in progress can still be acknowledged. Idempotent."""
@@ -299,7 +302,7 @@ class NatsConsumer(Consumer):
             if wire is not None and not wire.closed:
                 for arrival in wire.settle(SETTLE_SECONDS):
                     if arrival.reply:
-                        self._broker.held.settle(arrival.reply, NAK)
+                        self._hand_back(arrival)
         except ConnectionClosed as error:
             log.debug("%s: %s", self._queue_name, error)
         self._drop_wire()

@@ -28,6 +28,8 @@ ANSWER_SECONDS = 3.0
 """After so long without a confirmation a frame is sent again."""
 RETRY_SECONDS = 0.25
 """Before a frame that the server could not take goes out again."""
+JOIN_SECONDS = 15.0
+"""How long `close` waits for a thread that a silent server keeps."""
 RECONNECT_SECONDS = 0.25
 """Before the next attempt to reach a server; jittered by up to as much again."""
 
@@ -320,7 +322,7 @@ class Outbox:
             wire.close()
         for thread in self._threads:
             if thread is not threading.current_thread():
-                thread.join()
+                thread.join(JOIN_SECONDS)
         return left
 
 

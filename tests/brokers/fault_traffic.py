@@ -121,6 +121,7 @@ class Traffic:
     def check(self, seconds: float = 60.0) -> None:
         """All was acknowledged, all ran, nothing is left, and no worker has died."""
         self.publishers.join(seconds)
+        assert len(self.publishers.acknowledged) == self.count, "a publisher has failed"
         self.site.await_all_run(range(self.count), seconds)
         self.site.await_empty(seconds)
         print(

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import nats
 from nats.js import JetStreamContext
+from nats.js.api import ConsumerInfo
 
 T = TypeVar("T")
 
@@ -32,43 +33,32 @@ def streams(url: str) -> list[str]:
     return _administrate(url, _streams)
 
 
+async def _consumers(jetstream: JetStreamContext) -> list[ConsumerInfo]:
+    return [
+        info
+        for stream in await _streams(jetstream)
+        for info in await jetstream.consumers_info(stream)
+    ]
+
+
 def in_flight(url: str) -> int:
     """Messages that were delivered and not acknowledged, of all consumers."""
-
-    async def count(jetstream: JetStreamContext) -> int:
-        consumers = [
-            info
-            for stream in await _streams(jetstream)
-            for info in await jetstream.consumers_info(stream)
-        ]
-        return sum(info.num_ack_pending or 0 for info in consumers)
-
-    return _administrate(url, count)
+    return sum(info.num_ack_pending or 0 for info in _administrate(url, _consumers))
 
 
 def standing_pulls(url: str) -> int:
     """Pulls that wait for a message, of all consumers."""
-
-    async def count(jetstream: JetStreamContext) -> int:
-        consumers = [
-            info
-            for stream in await _streams(jetstream)
-            for info in await jetstream.consumers_info(stream)
-        ]
-        return sum(info.num_waiting or 0 for info in consumers)
-
-    return _administrate(url, count)
+    return sum(info.num_waiting or 0 for info in _administrate(url, _consumers))
 
 
 def delete_consumers(url: str) -> int:
     """Returns how many there were."""
 
     async def delete(jetstream: JetStreamContext) -> int:
-        deleted = 0
-        for stream in await _streams(jetstream):
-            for info in await jetstream.consumers_info(stream):
-                deleted += await jetstream.delete_consumer(stream, info.name)
-        return deleted
+        consumers = await _consumers(jetstream)
+        for info in consumers:
+            await jetstream.delete_consumer(info.stream_name, info.name)
+        return len(consumers)
 
     return _administrate(url, delete)
 

@@ -194,16 +194,45 @@ def test_a_poison_message_is_buried_after_its_limit(nats_server):
     )
     actor = dramatiq.actor(print, broker=broker, actor_name="a", queue_name="q")
     actor.send()
-    consumer = broker.consume("q", prefetch=1, timeout=5_000)
+    consumer = broker.consume("q", prefetch=3, timeout=5_000)
     for _ in range(2):
         message = next(consumer)
         assert not message.failed
-        consumer.requeue([message])
+        broker.held.let_go(message.ack_subject)  # as when its process dies
     message = next(consumer)
     assert message.failed
     consumer.nack(message)
     [letter] = broker.get_dead_letters("q")
     assert "delivered 2 times" in letter.reason
+    consumer.close()
+    broker.close()
+
+
+@pytest.mark.parametrize("max_priority", [None, 2])
+def test_a_message_that_is_handed_back_does_not_come_nearer_to_its_limit(nats_server, max_priority):
+    broker = NatsBroker(
+        url=nats_server.url,
+        namespace=f"t{uuid.uuid4().hex[:8]}",
+        ack_wait=1.0,
+        max_deliver=2,
+        max_priority=max_priority,
+        middleware=[],
+    )
+    actor = dramatiq.actor(print, broker=broker, actor_name="a", queue_name="q")
+    sent = actor.send()
+    consumer = broker.consume("q", prefetch=3, timeout=5_000)
+    lost = next(consumer)
+    broker.held.let_go(lost.ack_subject)
+    for _ in range(3):
+        message = next(consumer)
+        assert (message.message_id, message.deliveries, message.failed) == (
+            sent.message_id,
+            2,
+            False,
+        )
+        consumer.requeue([message])
+    broker.held.let_go(next(consumer).ack_subject)
+    assert next(consumer).failed
     consumer.close()
     broker.close()
 
