@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from typing import Any, Literal, Unpack
 
 from dramatiq import Message
 from dramatiq.broker import Broker
 from dramatiq.common import current_millis, dq_name, q_name
-from dramatiq.errors import BrokerError, QueueJoinTimeout, QueueNotFound
+from dramatiq.errors import QueueJoinTimeout, QueueNotFound
 from dramatiq.middleware import Middleware
 
 from .connection import NatsConnection
 from .consumer import NatsConsumer
+from .dead_letters import DeadLetters
 from .errors import ConnectionClosed
 from .forks import Ids
-from .held import ACK, NAK, Held
+from .held import NAK, Held
 from .lengths import LengthLimit
-from .messages import EARLIER_HEADER, deliveries, delivery_of
+from .lifecycle import Lifecycle
+from .messages import delivery_of
 from .protocol import Arrival
 from .publisher import Publication, Publisher
-from .queues import PATIENCE, REASON_HEADER, DeadLetter, Queues, QueueStats
+from .queues import PATIENCE, DeadLetter, Queues, QueueStats
+from .runs import Runs
 from .servers import DEFAULT_URL, ConnectArguments
 from .streams import Names, StreamOptions
 from .window import Window
@@ -33,11 +34,9 @@ ENQUEUE_PATIENCE = 10.0
 """Seconds that `enqueue` waits for NATS to come back before it gives up."""
 SCHEDULE_MIN_MS = 1_000
 """A shorter delay travels as `eta` on the lane: the server's schedules are no finer than 250 ms."""
-HAND_BACK_PATIENCE = 1.0
 JOIN_POLL_SECONDS = 0.05
 
 _CLOSE_SECONDS = 5.0
-_REASON_CHARS = 500
 
 
 class NatsBroker(Broker):
@@ -53,7 +52,7 @@ class NatsBroker(Broker):
 
     `max_priority` (0 to 9) opens a lane for each `broker_priority` up to it, a higher number first,
     weighted 2:1 from lane to lane, so that none starves. `max_deliver` sends a message that was
-    delivered more often without being acknowledged to the dead letters, which are kept for
+    begun so often without being acknowledged to the dead letters, which are kept for
     `dead_message_ttl` seconds. `max_queue_length` bounds each queue: `enqueue` raises QueueFull.
 
     With `confirm="window"` `enqueue` returns before the confirmation: at most `window` messages are
@@ -94,9 +93,7 @@ class NatsBroker(Broker):
         self.actor_options.add("broker_priority")
         self.names = Names(namespace)
         self.ack_wait = ack_wait
-        self.max_deliver = max_deliver
         self.max_priority = max_priority or 0
-        self.dead_message_ttl = dead_message_ttl
         self._own_connection = connection is None
         self.connection = connection or NatsConnection(servers or url, **login)
         options = StreamOptions(
@@ -124,7 +121,27 @@ class NatsBroker(Broker):
         self.held = Held(self.connection.open_wire, ack_wait)
         self.consumers: set[NatsConsumer] = set()
         self.closed = False
-        self.add_middleware(_StopPulling())
+        self.runs = Runs(self.connection, namespace, options, max_deliver) if max_deliver else None
+        self._dead_letters = DeadLetters(
+            self._publisher,
+            self._queues,
+            self.names,
+            ttl=dead_message_ttl,
+            lane_of=self._lane_of,
+        )
+        self._lifecycle = Lifecycle(self)
+        self.add_middleware(self._lifecycle)
+
+    def add_middleware(
+        self,
+        middleware: Middleware,
+        *,
+        before: type[Middleware] | None = None,
+        after: type[Middleware] | None = None,
+    ) -> None:
+        """As Dramatiq's; the broker's own stays the last one."""
+        super().add_middleware(middleware, before=before, after=after)
+        self.middleware.sort(key=lambda each: isinstance(each, Lifecycle))
 
     # Queues
 
@@ -187,11 +204,15 @@ class NatsBroker(Broker):
         stored again. Raises QueueFull, MessageTooLarge, JetStreamError; and ConnectionClosed or
         ConnectionFailed: then it may be stored or not, and an idempotent repetition does no harm.
         """
-        message, publication = self._prepare(message, delay, idempotent)
-        if self._window is not None:
-            self._window.publish(publication, ENQUEUE_PATIENCE)
-        else:
-            self._publisher.publish(publication, ENQUEUE_PATIENCE)
+        try:
+            message, publication = self._prepare(message, delay, idempotent)
+            if self._window is not None:
+                self._window.publish(publication, ENQUEUE_PATIENCE)
+            else:
+                self._publisher.publish(publication, ENQUEUE_PATIENCE)
+        except BaseException:
+            self._lifecycle.could_not_enqueue()
+            raise
         self.emit_after("enqueue", message, delay)
         return message
 
@@ -282,32 +303,13 @@ class NatsBroker(Broker):
 
     def bury(self, queue_name: str, arrival: Arrival, reason: str) -> None:
         """Put a copy of a delivered message among the dead letters, with the reason it is there."""
-        headers = {
-            REASON_HEADER: " ".join(reason.split())[:_REASON_CHARS],
-            "Nats-TTL": f"{max(1, math.ceil(self.dead_message_ttl))}s",
-        }
-        message_id = f"dead-{self.names.stream}-{delivery_of(arrival.reply).sequence}"
-        self._publisher.publish(
-            Publication.of(self.names.dead(q_name(queue_name)), headers, arrival.data, message_id),
-            ENQUEUE_PATIENCE,
-        )
+        self._dead_letters.bury(q_name(queue_name), arrival, reason)
 
-    def hand_back(self, queue_name: str, arrival: Arrival) -> None:
-        """Give a message back to the queue; the next free worker gets it at once.
-
-        The server counts that delivery too. So with `max_deliver`, where the count decides, a copy
-        that knows the true one takes the message's place, at the end of its lane.
-        """
-        verdict = NAK
-        if self.max_deliver is not None:
-            delivery, earlier = delivery_of(arrival.reply), deliveries(arrival) - 1
-            message_id = f"back-{self.names.stream}-{delivery.sequence}-{delivery.count}"
-            headers = {EARLIER_HEADER: str(earlier)} if earlier else {}
-            copy = Publication.of(arrival.subject, headers, arrival.data, message_id)
-            with suppress(BrokerError):
-                self._publisher.publish(copy, HAND_BACK_PATIENCE)
-                verdict = ACK
-        self.held.settle(arrival.reply, verdict)
+    def hand_back(self, arrival: Arrival) -> None:
+        """Give a message that has not begun back to the queue; the next free worker gets it."""
+        if self.runs is not None:
+            self.runs.handed_back(delivery_of(arrival.reply))
+        self.held.settle(arrival.reply, NAK)
 
     def stop_pulling(self) -> None:
         """Take no further message in this process; what waits here goes back to the queue."""
@@ -342,7 +344,7 @@ class NatsBroker(Broker):
 
     def get_dead_letters(self, queue_name: str) -> list[DeadLetter]:
         """Messages that were given up, oldest first."""
-        return self._queues.dead_letters(q_name(queue_name))
+        return self._dead_letters.of(q_name(queue_name))
 
     def requeue_dead_letters(
         self, queue_name: str, message_ids: Iterable[str] | None = None
@@ -351,25 +353,7 @@ class NatsBroker(Broker):
 
         They begin anew: retries and age count from now. Bytes that are no message stay.
         """
-        wanted = None if message_ids is None else set(message_ids)
-        revived = 0
-        for letter in self.get_dead_letters(queue_name):
-            message = letter.message
-            if message is not None and (wanted is None or message.message_id in wanted):
-                self._revive(q_name(queue_name), message, letter.sequence)
-                revived += 1
-        return revived
-
-    def _revive(self, queue_name: str, message: Message[Any], sequence: int) -> None:
-        forgotten = ("retries", "traceback", "eta", "requeue_timestamp")
-        options = {key: value for key, value in message.options.items() if key not in forgotten}
-        fresh = dataclasses.replace(
-            message, queue_name=queue_name, options=options, message_timestamp=current_millis()
-        )
-        message_id = f"revived-{self.names.stream}-{sequence}"
-        publication = self._publication(fresh, queue_name, None, message_id)
-        self._publisher.publish(publication, ENQUEUE_PATIENCE)
-        self._queues.remove(sequence)
+        return self._dead_letters.requeue(q_name(queue_name), message_ids)
 
     def flush(self, queue_name: str) -> None:
         """Drop every message of the queue: ready, delayed, dead. What workers hold still runs."""
@@ -403,20 +387,14 @@ class NatsBroker(Broker):
         for consumer in list(self.consumers):
             consumer.close()
         self.held.close(_CLOSE_SECONDS)
+        if self.runs is not None:
+            self.runs.close()
         unconfirmed = self._window.close() if self._window is not None else 0
         self._publisher.close()
         if self._own_connection:
             self.connection.close()
         if unconfirmed:
             raise ConnectionClosed(f"{unconfirmed} messages were never confirmed")
-
-
-class _StopPulling(Middleware):
-    """A worker that shuts down waits for its running actors, and takes nothing new meanwhile."""
-
-    def before_worker_shutdown(self, broker: Broker, worker: Any) -> None:
-        assert isinstance(broker, NatsBroker)
-        broker.stop_pulling()
 
 
 def _check(ack_wait: float, max_priority: int | None, confirm: str) -> None:

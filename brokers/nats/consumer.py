@@ -23,7 +23,7 @@ from dramatiq.errors import BrokerConnectionError, BrokerError, DecodeError
 from . import protocol
 from .errors import ConnectionClosed, DeliveryLimitExceeded
 from .held import ACK, NAK
-from .messages import NatsMessage
+from .messages import NatsMessage, delivery_of
 from .protocol import Arrival
 from .pulls import EXPIRES_SECONDS, HEARTBEAT_SECONDS, SWEEP, Order, Pull, plan
 from .wire import Wire
@@ -189,7 +189,7 @@ class NatsConsumer(Consumer):
             self._order(orders)
         self._flush()
         if not accepted:
-            self._hand_back(arrival)
+            self._broker.hand_back(arrival)
 
     def _patience(self) -> float:
         """Wake in time for what the worker delays in memory: it looks between two messages."""
@@ -222,10 +222,13 @@ class NatsConsumer(Consumer):
 
     def _check_limit(self, message: NatsMessage) -> None:
         """A failed message is not run: the worker passes it to `nack`, and its hooks see why."""
-        limit = self._broker.max_deliver
-        if limit is not None and message.deliveries > limit:
+        runs = self._broker.runs
+        if runs is None or message.deliveries <= runs.limit:
+            return
+        begun = runs.of(delivery_of(message.ack_subject))
+        if begun >= runs.limit:
             message.fail()
-            message.stuff_exception(DeliveryLimitExceeded(message.deliveries - 1, limit))
+            message.stuff_exception(DeliveryLimitExceeded(begun, runs.limit))
 
     def _bury_undecodable(self, arrival: Arrival, error: DecodeError) -> None:
         log.error("message cannot be decoded, moved to the dead letters: %s", error)
@@ -264,7 +267,7 @@ class NatsConsumer(Consumer):
         """Hand messages back unprocessed; another worker gets them at once."""
         for message in messages:
             assert isinstance(message, NatsMessage)
-            message.consumer._hand_back(message.arrival)
+            self._broker.hand_back(message.arrival)
             message.consumer._release()
 
     def _settle(self, ack_subject: str, verdict: bytes | None) -> None:
@@ -273,9 +276,6 @@ class NatsConsumer(Consumer):
         else:
             self._broker.held.settle(ack_subject, verdict)
         self._release()
-
-    def _hand_back(self, arrival: Arrival) -> None:
-        self._broker.hand_back(self._queue_name, arrival)
 
     def _release(self) -> None:
         with self._lock:
@@ -292,7 +292,7 @@ class NatsConsumer(Consumer):
         self._stopped.set()
         with suppress(IndexError):  # none is left, or the consumer thread was faster
             while True:
-                self._hand_back(self._arrived.popleft())
+                self._broker.hand_back(self._arrived.popleft())
 
     def close(self) -> None:
         """Stop pulling and hang up. Messages in progress can still be acknowledged. Idempotent."""
@@ -302,7 +302,7 @@ class NatsConsumer(Consumer):
             if wire is not None and not wire.closed:
                 for arrival in wire.settle(SETTLE_SECONDS):
                     if arrival.reply:
-                        self._hand_back(arrival)
+                        self._broker.hand_back(arrival)
         except ConnectionClosed as error:
             log.debug("%s: %s", self._queue_name, error)
         self._drop_wire()

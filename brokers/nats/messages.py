@@ -15,10 +15,6 @@ if TYPE_CHECKING:
     from .consumer import NatsConsumer
 
 
-EARLIER_HEADER = "Dramatiq-Earlier-Deliveries"
-"""Of a message that was handed back: how often it had been delivered for good before."""
-
-
 class NatsMessage(MessageProxy):
     """Held by this process until it is acknowledged or handed back.
 
@@ -30,7 +26,7 @@ class NatsMessage(MessageProxy):
         self.arrival = arrival
         self.ack_subject = arrival.reply
         self.consumer = consumer
-        self.deliveries = deliveries(arrival)
+        self.deliveries = delivery_of(arrival.reply).count
         self.verdict: bytes | None = ACK
 
     def __str__(self) -> str:
@@ -44,12 +40,6 @@ class NatsMessage(MessageProxy):
     def leave(self) -> None:
         """Say nothing to the server: somebody else holds the message by now."""
         self.verdict = None
-
-
-def deliveries(arrival: Arrival) -> int:
-    """How many times the message was delivered, this time included, and not handed back."""
-    earlier = int(arrival.headers.get(EARLIER_HEADER, 0)) if arrival.head else 0
-    return earlier + delivery_of(arrival.reply).count
 
 
 class Delivery:
