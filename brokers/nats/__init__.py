@@ -5,10 +5,11 @@ Dramatiq project can use it. Rooms, from the bottom up:
 
 `errors`, `servers` (addresses and login), `forks`
 `protocol` (bytes), `byte_streams` (sockets, TLS), `wire` (one blocking connection)
-`connection` (nats-py on a thread, for everything but the hot path), `streams` (names), `buckets`
+`connection` (nats-py on a thread, for everything but the hot path), `streams` (names)
+`requester` (wires of a pool), `entries`, `buckets` (key-value), `watches`, `compare_and_set`
 `publisher` (confirmed one by one), `outbox` (confirmed in the background), `window`, `held`
-`pulls` (what to ask for), `messages`, `consumer`, `queues`, `lengths`, `broker`
-`results`, `rate_limits`
+`pulls` (what to ask for), `messages`, `consumer`, `runs`, `lifecycle`
+`queues` (declare, count, purge), `lengths`, `dead_letters`, `broker`, `results`, `rate_limits`
 """
 
 from .broker import NatsBroker

@@ -14,6 +14,7 @@ import random
 import ssl
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import CancelledError
 from contextlib import suppress
 from time import monotonic
 from typing import Any, TypeVar, Unpack
@@ -185,6 +186,8 @@ class NatsConnection:
             try:
                 result: T = future.result(timeout)
                 return result
+            except CancelledError as error:  # by `close`, meanwhile
+                raise ConnectionClosed("the connection was closed") from error
             except BaseException:
                 future.cancel()
                 raise

@@ -10,9 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .errors import ConnectionClosed, JetStreamError, RevisionConflict, refusal
+from .errors import ConnectionClosed, JetStreamError, NobodyAnswers, RevisionConflict, refusal
 from .protocol import Arrival
-from .publisher import NobodyAnswers
 
 _NOT_FOUND = "404"
 _NO_MESSAGE, _NO_STREAM = 10037, 10059

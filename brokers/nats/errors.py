@@ -4,6 +4,7 @@
     |-- BrokerConnectionError
     |   |-- ConnectionFailed     no server could be reached
     |   `-- ConnectionClosed     it was reached once, and does not answer now
+    |       `-- NobodyAnswers    it is there, but nobody to answer the request
     |-- MessageTooLarge          larger than the server's max_payload; never sent
     |-- JetStreamError           JetStream refused a request
     |   |-- QueueFull            a bounded queue takes no more
@@ -29,6 +30,7 @@ __all__ = [
     "DeliveryLimitExceeded",
     "JetStreamError",
     "MessageTooLarge",
+    "NobodyAnswers",
     "PermissionDenied",
     "QueueFull",
     "RevisionConflict",
@@ -57,6 +59,10 @@ class JetStreamError(_Error):
 
 class RevisionConflict(JetStreamError):
     """Somebody else has written since the revision that this write expected."""
+
+
+class NobodyAnswers(ConnectionClosed):
+    """There is no stream, or no leader for it at the moment."""
 
 
 class QueueFull(JetStreamError):

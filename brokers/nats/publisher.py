@@ -1,31 +1,24 @@
 """Messages into a stream, each confirmed before `publish` returns.
 
-Every thread takes a wire of its own from a pool: one send, one receive. A message keeps its id over
-all attempts, so the server stores it once however often it is sent.
+A thread has a wire for itself meanwhile: one send, one receive. A message keeps its id over all
+attempts, so the server stores it once however often it is sent.
 """
 
 from __future__ import annotations
 
 import json
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
-from time import monotonic, sleep
+from time import monotonic
 
 from . import protocol
-from .errors import ConnectionClosed, ConnectionFailed, MessageTooLarge, refusal
-from .forks import after_fork
+from .errors import ConnectionClosed, ConnectionFailed, MessageTooLarge, NobodyAnswers, refusal
 from .protocol import Arrival
+from .requester import ANSWER_SECONDS, AnswerLost, Line, Requester
 from .wire import Wire
 
-ANSWER_SECONDS = 3.0
-"""How long the server may take to confirm before a message is sent again."""
-IDLE_SECONDS = 60.0
-"""A wire that was not used for so long is not used again: the server may have hung up."""
-RETRY_SECONDS = 0.1
-"""Pause before another attempt."""
 BATCH = 128
 """Messages of `publish_many` that may be unconfirmed at once."""
 
@@ -76,21 +69,12 @@ def check_answer(answer: Arrival) -> None:
     raise ConnectionClosed("what answered is no stream")
 
 
-class NobodyAnswers(ConnectionClosed):
-    """There is no stream, or no leader for it at the moment."""
-
-
 class Publisher:
     """`declare` is called when no stream takes a message: somebody may have deleted it."""
 
     def __init__(self, open_wire: Callable[[], Wire], declare: Callable[[], None]) -> None:
-        self._open_wire = open_wire
+        self._requester = Requester(open_wire)
         self._declare = declare
-        self._reset()
-        after_fork(self._reset)
-
-    def _reset(self) -> None:
-        self._idle: deque[Wire] = deque()
 
     def publish(self, publication: Publication, patience: float) -> None:
         """Store the message. `patience` is in seconds, for NATS being away.
@@ -98,7 +82,7 @@ class Publisher:
         Raises MessageTooLarge, QueueFull, JetStreamError, and ConnectionClosed or ConnectionFailed
         when patience is up: then the message may be stored or not.
         """
-        self._patiently(lambda: self._publish(publication), patience)
+        self._patiently(lambda line: _publish(line.wire, publication), patience)
 
     def publish_many(self, publications: Sequence[Publication], patience: float) -> None:
         """The same for many, several of which are under way at once.
@@ -106,92 +90,36 @@ class Publisher:
         An error leaves those stored that were confirmed before; the others may be.
         """
         waiting = dict(enumerate(publications))
-        self._patiently(lambda: self._publish_all(waiting), patience)
+        self._patiently(lambda line: _publish_all(line.wire, waiting), patience)
 
-    def _patiently(self, attempt: Callable[[], None], patience: float) -> None:
-        deadline, pause = monotonic() + patience, 0.0
-        while True:
-            try:
-                return attempt()
-            except (ConnectionClosed, ConnectionFailed) as error:
-                self.close()  # the other wires will not be any better
-                if monotonic() + pause >= deadline:
-                    raise
-                sleep(pause)
-                pause = RETRY_SECONDS
-                if isinstance(error, NobodyAnswers):
-                    self._declare_again()
+    def _patiently(self, attempt: Callable[[Line], None], patience: float) -> None:
+        self._requester.patiently(attempt, patience, self._declare_again)
 
     def _declare_again(self) -> None:
         with suppress(ConnectionClosed, ConnectionFailed):  # the next attempt will say so
             self._declare()
 
-    def _publish(self, publication: Publication) -> None:
-        with self._wire() as wire:
-            _check_size(publication, wire)
-            reply = wire.next_inbox()
-            wire.send(publication.frame(reply))
-            check_answer(_answer_to(reply, wire))
-
-    def _publish_all(self, waiting: dict[int, Publication]) -> None:
-        """Takes from `waiting` what was confirmed."""
-        with self._wire() as wire:
-            for publication in waiting.values():
-                _check_size(publication, wire)
-            while waiting:
-                batch = list(islice(waiting.items(), BATCH))
-                inbox = wire.next_inbox()
-                wire.send(b"".join(pub.frame(f"{inbox}-{key}") for key, pub in batch))
-                _await_answers(inbox, {key for key, _ in batch}, waiting, wire)
-
-    @contextmanager
-    def _wire(self) -> Iterator[Wire]:
-        """A wire for this thread alone. After anything but success it is not used again: an answer
-        may be under way that nobody will wait for, or half a frame."""
-        wire = self._take()
-        try:
-            yield wire
-        except BaseException:
-            wire.close()
-            raise
-        if wire.lame:
-            wire.close()
-        else:
-            self._idle.append(wire)
-        self._drop_the_idle()
-
-    def _drop_the_idle(self) -> None:
-        """The last one that was used is the first one to be used again, so it is the others."""
-        with suppress(IndexError):
-            while _is_idle(self._idle[0]):
-                wire = self._idle.popleft()
-                if not _is_idle(wire):  # another thread was faster
-                    self._idle.append(wire)
-                    return
-                wire.close()
-
-    def _take(self) -> Wire:
-        while self._idle:
-            try:
-                wire = self._idle.pop()
-            except IndexError:
-                break
-            if not wire.closed and not _is_idle(wire):
-                return wire
-            wire.close()
-        wire = self._open_wire()
-        wire.send(protocol.subscription(f"{wire.inbox}.*", 1))  # closes it when that fails
-        return wire
-
     def close(self) -> None:
         """Hang up. Idempotent."""
-        with suppress(IndexError):
-            while True:
-                self._idle.pop().close()
+        self._requester.close()
 
 
-def _is_idle(wire: Wire) -> bool:
-    return monotonic() - wire.used >= IDLE_SECONDS
+def _publish(wire: Wire, publication: Publication) -> None:
+    _check_size(publication, wire)
+    reply = wire.next_inbox()
+    wire.send(publication.frame(reply))
+    check_answer(_answer_to(reply, wire))
+
+
+def _publish_all(wire: Wire, waiting: dict[int, Publication]) -> None:
+    """Takes from `waiting` what was confirmed."""
+    for publication in waiting.values():
+        _check_size(publication, wire)
+    while waiting:
+        batch = list(islice(waiting.items(), BATCH))
+        inbox = wire.next_inbox()
+        wire.send(b"".join(pub.frame(f"{inbox}-{key}") for key, pub in batch))
+        _await_answers(inbox, {key for key, _ in batch}, waiting, wire)
 
 
 def _check_size(publication: Publication, wire: Wire) -> None:
@@ -208,7 +136,7 @@ def _answer_to(reply: str, wire: Wire) -> Arrival:
             if arrival.subject == reply:
                 return arrival
         timeout = deadline - monotonic()
-    raise ConnectionClosed("the server did not confirm in time")
+    raise AnswerLost("the server did not confirm in time")  # type: ignore[no-untyped-call]
 
 
 def _await_answers(
@@ -217,7 +145,7 @@ def _await_answers(
     deadline = monotonic() + ANSWER_SECONDS
     while expected:
         if monotonic() >= deadline:
-            raise ConnectionClosed("the server did not confirm in time")
+            raise AnswerLost("the server did not confirm in time")  # type: ignore[no-untyped-call]
         for arrival in wire.receive(ANSWER_SECONDS):
             batch, _, key = arrival.subject.rpartition("-")
             if batch == inbox:

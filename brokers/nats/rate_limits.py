@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Unpack
 
 from dramatiq.rate_limits import RateLimiterBackend
 
 from .buckets import Bucket, Key, Storage
 from .compare_and_set import Changes, Write
 from .connection import NatsConnection
+from .servers import DEFAULT_URL, ConnectArguments
 from .streams import encode
 from .watches import wait
 
@@ -22,9 +24,9 @@ _Counts = dict[str, tuple[int, int]]
 class NatsRateLimiterBackend(RateLimiterBackend):
     """`RateLimiterBackend` on NATS. TTLs and timeouts are in milliseconds, as Dramatiq's are.
 
-    A `connection` may be shared with the broker; `url` is used without one. `storage` and
-    `replicas` are the bucket's: what is kept in memory is gone when NATS restarts, and the storage
-    of a bucket that exists can't be changed (JetStreamError).
+    A `connection` may be shared with the broker; without one, `url`, `servers` and `login` are as
+    the broker's. `storage` and `replicas` are the bucket's: what is kept in memory is gone when
+    NATS restarts, and the storage of a bucket that exists can't be changed (JetStreamError).
 
     Limits are exact for any number of threads and processes; with `replicas`, a refusal may rest on
     a value that was over a moment ago. What depends on time (TTLs, and limiters that put a time
@@ -41,14 +43,16 @@ class NatsRateLimiterBackend(RateLimiterBackend):
     def __init__(
         self,
         *,
-        url: str = "nats://localhost:4222",
+        url: str = DEFAULT_URL,
+        servers: Sequence[str] | None = None,
         namespace: str = "dramatiq-rate-limits",
         connection: NatsConnection | None = None,
         storage: Storage = "file",
         replicas: int = 1,
+        **login: Unpack[ConnectArguments],
     ) -> None:
         self._own_connection = connection is None
-        self._connection = connection or NatsConnection(url)
+        self._connection = connection or NatsConnection(servers or url, **login)
         self._bucket = Bucket(
             self._connection, encode(namespace), storage=storage, replicas=replicas
         )

@@ -15,16 +15,25 @@ from time import monotonic, sleep
 from typing import TypeVar
 
 from . import protocol
-from .errors import ConnectionClosed, ConnectionFailed, JetStreamError, MessageTooLarge
+from .errors import (
+    ConnectionClosed,
+    ConnectionFailed,
+    JetStreamError,
+    MessageTooLarge,
+    NobodyAnswers,
+)
 from .forks import after_fork
 from .protocol import Arrival
-from .publisher import IDLE_SECONDS, RETRY_SECONDS, NobodyAnswers
 from .wire import Wire
 
 T = TypeVar("T")
 
 ANSWER_SECONDS = 3.0
 """How long the server may take to answer before a request counts as lost."""
+IDLE_SECONDS = 60.0
+"""A wire that was not used for so long is not used again: the server may have hung up."""
+RETRY_SECONDS = 0.1
+"""Pause before another attempt."""
 
 _NO_RESPONDERS = "503"
 _ANSWERED = (JetStreamError, MessageTooLarge, NobodyAnswers)

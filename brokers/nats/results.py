@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Unpack
 
 from dramatiq.encoder import Encoder
 from dramatiq.results import Missing, ResultBackend, ResultMissing, ResultTimeout
@@ -10,6 +11,7 @@ from dramatiq.results.backend import DEFAULT_TIMEOUT
 
 from .buckets import Bucket, Storage
 from .connection import NatsConnection
+from .servers import DEFAULT_URL, ConnectArguments
 from .streams import encode
 from .watches import wait
 
@@ -17,10 +19,10 @@ from .watches import wait
 class NatsResultBackend(ResultBackend):
     """`ResultBackend` on NATS. Times are in milliseconds, as Dramatiq's are.
 
-    A `connection` may be shared with the broker; `url` is used without one. `storage` and
-    `replicas` are the bucket's: what is kept in memory is gone when NATS restarts, and the storage
-    of a bucket that exists can't be changed (JetStreamError). A result larger than the server's
-    max_payload can't be stored (MessageTooLarge).
+    A `connection` may be shared with the broker; without one, `url`, `servers` and `login` are as
+    the broker's. `storage` and `replicas` are the bucket's: what is kept in memory is gone when
+    NATS restarts, and the storage of a bucket that exists can't be changed (JetStreamError). A
+    result larger than the server's max_payload can't be stored (MessageTooLarge).
 
     A result is over after its TTL, by the clocks of who stored it and who asks: keep them together
     (NTP), for they shift it by their difference.
@@ -29,13 +31,15 @@ class NatsResultBackend(ResultBackend):
     def __init__(
         self,
         *,
-        url: str = "nats://localhost:4222",
+        url: str = DEFAULT_URL,
+        servers: Sequence[str] | None = None,
         namespace: str = "dramatiq-results",
         encoder: Encoder | None = None,
         use_namespace_prefix_keys: bool = False,
         connection: NatsConnection | None = None,
         storage: Storage = "file",
         replicas: int = 1,
+        **login: Unpack[ConnectArguments],
     ) -> None:
         super().__init__(
             namespace=namespace,
@@ -43,7 +47,7 @@ class NatsResultBackend(ResultBackend):
             use_namespace_prefix_keys=use_namespace_prefix_keys,
         )
         self._own_connection = connection is None
-        self._connection = connection or NatsConnection(url)
+        self._connection = connection or NatsConnection(servers or url, **login)
         self._bucket = Bucket(
             self._connection, encode(namespace), storage=storage, replicas=replicas
         )

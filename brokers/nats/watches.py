@@ -14,10 +14,9 @@ from time import monotonic, sleep
 from . import protocol
 from .buckets import PATIENCE, Bucket, Key
 from .entries import Entry, entry_of
-from .errors import ConnectionClosed, ConnectionFailed
+from .errors import ConnectionClosed, ConnectionFailed, NobodyAnswers
 from .protocol import Arrival
-from .publisher import RETRY_SECONDS, NobodyAnswers
-from .requester import Line, answered
+from .requester import RETRY_SECONDS, Line, answered
 
 _SETTLED = (0.05, 1.0)
 """Seconds after which the servers of a cluster know a subscription: most likely, and surely. It is

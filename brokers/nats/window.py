@@ -18,11 +18,11 @@ from time import monotonic
 from dramatiq.errors import BrokerError
 
 from .connection import NatsConnection
-from .errors import ConnectionClosed, ConnectionFailed, MessageTooLarge
+from .errors import ConnectionClosed, ConnectionFailed, MessageTooLarge, NobodyAnswers
 from .forks import after_fork
 from .outbox import Outbox, Post
 from .protocol import Arrival
-from .publisher import NobodyAnswers, Publication, check_answer
+from .publisher import Publication, check_answer
 
 CLOSE_SECONDS = 10.0
 """How long a closing window waits for confirmations."""

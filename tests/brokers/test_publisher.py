@@ -16,10 +16,16 @@ from dramatiq import Message
 from dramatiq.threading import Interrupt, raise_thread_exception
 
 from brokers.embedded import EmbeddedNats
-from brokers.nats import NatsBroker, publisher
-from brokers.nats.errors import ConnectionClosed, JetStreamError, MessageTooLarge, QueueFull
+from brokers.nats import NatsBroker, requester
+from brokers.nats.errors import (
+    ConnectionClosed,
+    JetStreamError,
+    MessageTooLarge,
+    NobodyAnswers,
+    QueueFull,
+)
 from brokers.nats.protocol import Arrival
-from brokers.nats.publisher import NobodyAnswers, Publication, Publisher, check_answer
+from brokers.nats.publisher import Publication, Publisher, check_answer
 from brokers.nats.servers import Servers
 from brokers.nats.wire import Wire
 from tests.brokers.servers import ConfiguredNats, Peer, scripted
@@ -275,7 +281,7 @@ def test_wires_that_are_idle_are_dropped(nats_server, open_broker, monkeypatch):
     before, barrier = fds(), threading.Barrier(6)
 
     def work() -> None:
-        with broker._publisher._wire():
+        with broker._publisher._requester.line():
             barrier.wait()
 
     workers = [threading.Thread(target=work) for _ in range(6)]
@@ -284,18 +290,19 @@ def test_wires_that_are_idle_are_dropped(nats_server, open_broker, monkeypatch):
     for worker in workers:
         worker.join()
     assert fds() == before + 5
-    for wire in list(broker._publisher._idle)[:-1]:
-        wire.used -= publisher.IDLE_SECONDS
+    idle = broker._publisher._requester._idle
+    for line in list(idle)[:-1]:
+        line.wire.used -= requester.IDLE_SECONDS
     broker.enqueue(message())
     assert fds() == before
-    assert len(broker._publisher._idle) == 1
+    assert len(idle) == 1
 
 
 def test_a_lame_wire_is_hung_up(nats_server):
-    sender = Publisher(lambda: Wire.open(Servers(nats_server.url)), lambda: None)
-    with sender._wire() as wire:
-        wire.lame = True
-    assert wire.closed
+    sender = requester.Requester(lambda: Wire.open(Servers(nats_server.url)))
+    with sender.line() as line:
+        line.wire.lame = True
+    assert line.wire.closed
     assert not sender._idle
 
 
