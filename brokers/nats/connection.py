@@ -127,7 +127,8 @@ class NatsConnection:
             return future.result(self.servers.connect_timeout + 5)
         except Exception as error:
             future.cancel()
-            raise ConnectionFailed(f"no NATS server at {self.servers}: {error}") from error
+            reason = str(error) or "it does not answer"
+            raise ConnectionFailed(f"no NATS server at {self.servers}: {reason}") from error
 
     async def _connect(self) -> Client:
         client, complaints = Client(), _Complaints(len(self.servers))
