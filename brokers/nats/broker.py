@@ -301,9 +301,9 @@ class NatsBroker(Broker):
         self.consumers.add(consumer)
         return consumer
 
-    def bury(self, queue_name: str, arrival: Arrival, reason: str) -> None:
+    def bury(self, queue_name: str, arrival: Arrival, reason: str, error: str = "") -> None:
         """Put a copy of a delivered message among the dead letters, with the reason it is there."""
-        self._dead_letters.bury(q_name(queue_name), arrival, reason)
+        self._dead_letters.bury(q_name(queue_name), arrival, reason, error)
 
     def hand_back(self, arrival: Arrival) -> None:
         """Give a message that has not begun back to the queue; the next free worker gets it."""

@@ -10,6 +10,7 @@ import json
 import logging
 import random
 import threading
+import traceback
 from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
@@ -255,7 +256,7 @@ class NatsConsumer(Consumer):
         """
         assert isinstance(message, NatsMessage)
         try:
-            self._broker.bury(message.queue_name, message.arrival, _why(message))
+            self._broker.bury(message.queue_name, message.arrival, *_why(message))
         except BrokerConnectionError:
             raise
         except BaseException:
@@ -310,9 +311,12 @@ class NatsConsumer(Consumer):
         self._broker.consumers.discard(self)
 
 
-def _why(message: NatsMessage) -> str:
+def _why(message: NatsMessage) -> tuple[str, str]:
+    """The reason in one line, and the traceback."""
     error = message._exception
-    return f"{type(error).__name__}: {error}" if error is not None else "rejected"
+    if error is None:
+        return "rejected", ""
+    return f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error))
 
 
 def _pause() -> float:

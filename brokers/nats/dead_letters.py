@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -10,13 +11,15 @@ from typing import Any
 from dramatiq import Message
 from dramatiq.common import current_millis
 
+from .errors import MessageTooLarge
 from .messages import delivery_of
 from .protocol import Arrival
 from .publisher import Publication, Publisher
-from .queues import REASON_HEADER, DeadLetter, Queues
+from .queues import ERROR_HEADER, REASON_HEADER, DeadLetter, Queues
 from .streams import Names
 
 REASON_CHARS = 500
+ERROR_CHARS = 2_000
 PATIENCE = 10.0
 """Seconds that a message waits for NATS to come back before it stays where it is."""
 
@@ -45,17 +48,24 @@ class DeadLetters:
         self._ttl = ttl
         self._lane_of = lane_of
 
-    def bury(self, queue_name: str, arrival: Arrival, reason: str) -> None:
+    def bury(self, queue_name: str, arrival: Arrival, reason: str, error: str) -> None:
         """Put a copy of a delivered message among them, with the reason it is there."""
         headers = {
-            REASON_HEADER: " ".join(reason.split())[:REASON_CHARS],
             "Nats-TTL": f"{max(1, math.ceil(self._ttl))}s",
+            REASON_HEADER: " ".join(reason.split())[:REASON_CHARS],
         }
+        told = {ERROR_HEADER: json.dumps(error[-ERROR_CHARS:])} if error else {}
         message_id = f"dead-{self._names.stream}-{delivery_of(arrival.reply).sequence}"
         subject = self._names.dead(queue_name)
-        self._publisher.publish(
-            Publication.of(subject, headers, arrival.data, message_id), PATIENCE
-        )
+
+        def publish(headers: dict[str, str]) -> None:
+            publication = Publication.of(subject, headers, arrival.data, message_id)
+            self._publisher.publish(publication, PATIENCE)
+
+        try:
+            publish({**headers, **told})
+        except MessageTooLarge:  # the message alone nearly fills what the server takes
+            publish(headers)
 
     def of(self, queue_name: str) -> list[DeadLetter]:
         """Oldest first."""

@@ -34,6 +34,7 @@ PATIENCE = 10.0
 """Seconds that an operation waits for NATS to come back."""
 REASON_HEADER = "Dramatiq-Reason"
 ERROR_HEADER = "Dramatiq-Error"
+"""A JSON string: a header is one line."""
 
 _PAGE = 256  # consumers that the server lists at once
 _ACCOUNT = "$JS.API.INFO"
@@ -66,6 +67,8 @@ class DeadLetter:
     """None for bytes that are no message."""
     reason: str
     """Why: the last error, as `ValueError: broken`, or the limit that was reached."""
+    error: str
+    """The last error's traceback, its end; empty when there was none, or none that was seen."""
     data: bytes
     """As it was stored."""
     sequence: int
@@ -223,6 +226,7 @@ class Queues:
         return DeadLetter(
             message=_decoded(raw.data or b""),
             reason=(raw.headers or {}).get(REASON_HEADER, ""),
+            error=json.loads((raw.headers or {}).get(ERROR_HEADER, '""')),
             data=raw.data or b"",
             sequence=int(raw.seq or 0),
             since=str(raw.time or ""),

@@ -99,7 +99,22 @@ def test_a_dead_letter_tells_when_and_why_in_one_line(broker) -> None:
     [letter] = broker.get_dead_letters("q")
     assert letter.message == sent
     assert letter.reason == "ValueError: broken in two lines"
+    assert letter.error == "ValueError: broken\nin two lines\n"
     assert letter.since.startswith("20")
+
+
+def test_a_message_that_nearly_fills_what_the_server_takes_can_be_a_dead_letter(broker) -> None:
+    large = Message(queue_name="q", actor_name="a", args=("x" * 1_048_150,), kwargs={}, options={})
+    broker.declare_queue("q")
+    consumer = broker.consume("q", timeout=5_000)
+    broker.enqueue(large)
+    held = next(consumer)
+    held.stuff_exception(ValueError("short"))
+    held._exception.__cause__ = ValueError("z" * 3_000)
+    consumer.nack(held)
+    [letter] = broker.get_dead_letters("q")
+    assert (letter.message, letter.reason, letter.error) == (large, "ValueError: short", "")
+    consumer.close()
 
 
 def test_dead_letters_are_gone_after_their_time(nats_server) -> None:
