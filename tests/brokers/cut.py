@@ -156,7 +156,8 @@ class Wire:
             self._server.kill()
             self._server.wait()
         for command in (f"link del {self._name}", f"netns del {self._name}"):
-            subprocess.run(["ip", *command.split()], check=False, capture_output=True)
+            with suppress(OSError):  # without the command nothing was laid
+                subprocess.run(["ip", *command.split()], check=False, capture_output=True)
 
     def cut(self) -> None:
         """Every packet is dropped from now on, in both directions."""
