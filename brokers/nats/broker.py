@@ -35,6 +35,8 @@ ENQUEUE_PATIENCE = 10.0
 SCHEDULE_MIN_MS = 1_000
 """A shorter delay travels as `eta` on the lane: the server's schedules are no finer than 250 ms."""
 JOIN_POLL_SECONDS = 0.05
+MIN_ACK_WAIT = 0.3
+MAX_PRIORITY = 9
 
 _CLOSE_SECONDS = 5.0
 
@@ -404,10 +406,6 @@ def _check(ack_wait: float, max_priority: int | None, confirm: str) -> None:
         raise ValueError(f"max_priority must be between 0 and {MAX_PRIORITY}")
     if confirm not in ("sync", "window"):
         raise ValueError('confirm must be "sync" or "window"')
-
-
-MIN_ACK_WAIT = 0.3
-MAX_PRIORITY = 9
 
 
 def _rfc3339(timestamp: float) -> str:

@@ -203,11 +203,6 @@ class NatsConnection:
         assert self._loop is not None
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
-    def call_soon(self, callback: Callable[..., object], *args: object) -> None:
-        """Call back on the loop, in the order of the calls."""
-        if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(callback, *args)
-
     def patiently(
         self,
         attempt: Callable[[], Coroutine[Any, Any, T]],

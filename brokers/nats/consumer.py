@@ -23,7 +23,7 @@ from dramatiq.errors import BrokerConnectionError, BrokerError, DecodeError
 
 from . import protocol
 from .errors import ConnectionClosed, DeliveryLimitExceeded
-from .held import ACK, NAK
+from .held import ACK, nak_for
 from .messages import NatsMessage, delivery_of
 from .protocol import Arrival
 from .pulls import EXPIRES_SECONDS, HEARTBEAT_SECONDS, SWEEP, Order, Pull, plan
@@ -37,7 +37,7 @@ RETRY_SECONDS = 0.25
 SETTLE_SECONDS = 3.0
 """How long a closing consumer waits for what is on its way."""
 
-_LATER = NAK + b' {"delay": 10000000000}'
+_LATER = nak_for(10.0)
 _HEARTBEAT = "100"
 _EXPIRED = ("404", "408")
 _SWEEPS, _ROUNDS = 1, 2  # subscription ids: of all sweeps, and from where those of rounds begin

@@ -6,13 +6,14 @@ of the ack wait; so an actor that keeps that lock for less than two thirds of it
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Iterator
 
 from . import protocol
 from .forks import after_fork
 from .outbox import Outbox, Post
-from .protocol import Arrival
+from .protocol import NO_RESPONDERS, Arrival
 from .wire import Wire
 
 ACK, NAK, IN_PROGRESS = b"+ACK", b"-NAK", b"+WPI"
@@ -20,7 +21,10 @@ ACK, NAK, IN_PROGRESS = b"+ACK", b"-NAK", b"+WPI"
 UNANSWERED_SECONDS = 60.0
 """How long an acknowledgement is repeated when nobody takes it: its consumer was deleted."""
 
-_NO_RESPONDERS = "503"
+
+def nak_for(seconds: float) -> bytes:
+    """The verdict that brings a message back after this time."""
+    return NAK + b" " + json.dumps({"delay": int(seconds * 1e9)}).encode()
 
 
 class Held:
@@ -89,4 +93,4 @@ class Held:
 
 
 def _is_unanswered(post: Post, arrival: Arrival) -> bool:
-    return arrival.status == _NO_RESPONDERS
+    return arrival.status == NO_RESPONDERS

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 from dramatiq import Message
 from dramatiq.broker import MessageProxy
 
-from .held import ACK
+from .held import ACK, nak_for
 from .protocol import Arrival
 
 if TYPE_CHECKING:
@@ -35,7 +34,7 @@ class NatsMessage(MessageProxy):
 
     def retry_in(self, seconds: float) -> None:
         """Deliver it again after this time. It never leaves the queue meanwhile."""
-        self.verdict = b"-NAK " + json.dumps({"delay": int(seconds * 1e9)}).encode()
+        self.verdict = nak_for(seconds)
 
     def leave(self) -> None:
         """Say nothing to the server: somebody else holds the message by now."""

@@ -12,6 +12,8 @@ from functools import lru_cache
 from typing import Any
 
 CRLF = b"\r\n"
+NO_RESPONDERS = "503"
+"""Status of the answer to a request that reaches nobody."""
 MAX_LINE = 1_048_576
 """Bytes of a control line. An INFO of a large cluster is long; more than this is garbage."""
 MAX_MESSAGE = 128 * 1_048_576

@@ -14,8 +14,8 @@ from itertools import islice
 from time import monotonic
 
 from . import protocol
-from .errors import ConnectionClosed, ConnectionFailed, MessageTooLarge, NobodyAnswers, refusal
-from .protocol import Arrival
+from .errors import ConnectionClosed, ConnectionFailed, NobodyAnswers, refusal
+from .protocol import NO_RESPONDERS, Arrival
 from .requester import ANSWER_SECONDS, AnswerLost, Line, Requester
 from .wire import Wire
 
@@ -23,7 +23,6 @@ BATCH = 128
 """Messages of `publish_many` that may be unconfirmed at once."""
 
 _ACKNOWLEDGED = b'{"stream"'
-_NO_RESPONDERS = "503"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +54,7 @@ def check_answer(answer: Arrival) -> None:
     """Raises what the server says when it does not confirm; ConnectionClosed for what may pass."""
     if answer.data.startswith(_ACKNOWLEDGED) and b'"error"' not in answer.data:
         return
-    if answer.status == _NO_RESPONDERS:
+    if answer.status == NO_RESPONDERS:
         raise NobodyAnswers("no stream takes the message")  # type: ignore[no-untyped-call]
     try:
         said = json.loads(answer.data)
@@ -82,7 +81,7 @@ class Publisher:
         Raises MessageTooLarge, QueueFull, JetStreamError, and ConnectionClosed or ConnectionFailed
         when patience is up: then the message may be stored or not.
         """
-        self._patiently(lambda line: _publish(line.wire, publication), patience)
+        self._patiently(lambda line: _publish(line, publication), patience)
 
     def publish_many(self, publications: Sequence[Publication], patience: float) -> None:
         """The same for many, several of which are under way at once.
@@ -90,7 +89,7 @@ class Publisher:
         An error leaves those stored that were confirmed before; the others may be.
         """
         waiting = dict(enumerate(publications))
-        self._patiently(lambda line: _publish_all(line.wire, waiting), patience)
+        self._patiently(lambda line: _publish_all(line, waiting), patience)
 
     def _patiently(self, attempt: Callable[[Line], None], patience: float) -> None:
         self._requester.patiently(attempt, patience, self._declare_again)
@@ -104,39 +103,23 @@ class Publisher:
         self._requester.close()
 
 
-def _publish(wire: Wire, publication: Publication) -> None:
-    _check_size(publication, wire)
-    reply = wire.next_inbox()
-    wire.send(publication.frame(reply))
-    check_answer(_answer_to(reply, wire))
+def _publish(line: Line, publication: Publication) -> None:
+    line.check_size(publication.size)
+    reply = line.wire.next_inbox()
+    line.wire.send(publication.frame(reply))
+    check_answer(line.answer_to(reply))
 
 
-def _publish_all(wire: Wire, waiting: dict[int, Publication]) -> None:
+def _publish_all(line: Line, waiting: dict[int, Publication]) -> None:
     """Takes from `waiting` what was confirmed."""
+    wire = line.wire
     for publication in waiting.values():
-        _check_size(publication, wire)
+        line.check_size(publication.size)
     while waiting:
         batch = list(islice(waiting.items(), BATCH))
         inbox = wire.next_inbox()
         wire.send(b"".join(pub.frame(f"{inbox}-{key}") for key, pub in batch))
         _await_answers(inbox, {key for key, _ in batch}, waiting, wire)
-
-
-def _check_size(publication: Publication, wire: Wire) -> None:
-    """The server would hang up on a message that is too large."""
-    if publication.size > wire.max_payload:
-        raise MessageTooLarge(f"{publication.size} bytes; the server takes {wire.max_payload}")
-
-
-def _answer_to(reply: str, wire: Wire) -> Arrival:
-    deadline = monotonic() + ANSWER_SECONDS
-    timeout = ANSWER_SECONDS
-    while timeout > 0:
-        for arrival in wire.receive(timeout):
-            if arrival.subject == reply:
-                return arrival
-        timeout = deadline - monotonic()
-    raise AnswerLost("the server did not confirm in time")  # type: ignore[no-untyped-call]
 
 
 def _await_answers(

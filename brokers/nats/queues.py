@@ -38,6 +38,7 @@ ERROR_HEADER = "Dramatiq-Error"
 
 _PAGE = 256  # consumers that the server lists at once
 _ACCOUNT = "$JS.API.INFO"
+_NO_SUCH_MESSAGE = 10043
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,9 +244,6 @@ class Queues:
                     raise
 
         self._connection.patiently(attempt, PATIENCE)
-
-
-_NO_SUCH_MESSAGE = 10043
 
 
 def _decoded(data: bytes) -> Message[Any] | None:

@@ -23,7 +23,7 @@ from .errors import (
     NobodyAnswers,
 )
 from .forks import after_fork
-from .protocol import Arrival
+from .protocol import NO_RESPONDERS, Arrival
 from .wire import Wire
 
 T = TypeVar("T")
@@ -35,7 +35,6 @@ IDLE_SECONDS = 60.0
 RETRY_SECONDS = 0.1
 """Pause before another attempt."""
 
-_NO_RESPONDERS = "503"
 _ANSWERED = (JetStreamError, MessageTooLarge, NobodyAnswers)
 
 
@@ -57,14 +56,17 @@ class Line:
         """For a subscription that the wire has never had: what comes late is not mistaken."""
         return next(self._sids)
 
+    def check_size(self, size: int) -> None:
+        """Raises MessageTooLarge: the server would hang up."""
+        if size > self.wire.max_payload:
+            raise MessageTooLarge(f"{size} bytes; the server takes {self.wire.max_payload}")
+
     def question(
         self, subject: str, data: bytes = b"", headers: Mapping[str, str] | None = None
     ) -> tuple[str, bytes]:
         """The subject of the answer, and the frame to send. Raises MessageTooLarge."""
         head = protocol.header_block(headers or {})
-        size, limit = len(head) + len(data), self.wire.max_payload
-        if size > limit:  # the server would hang up
-            raise MessageTooLarge(f"{size} bytes; the server takes {limit}")
+        self.check_size(len(head) + len(data))
         reply = self.wire.next_inbox()
         return reply, protocol.publication(subject, reply, head, data)
 
@@ -74,7 +76,7 @@ class Line:
         """The answer. Raises NobodyAnswers, ConnectionClosed, MessageTooLarge, PermissionDenied."""
         reply, frame = self.question(subject, data, headers)
         self.wire.send(frame)
-        return self._answers([reply])[reply]
+        return self.answer_to(reply)
 
     def ask_all(self, questions: Sequence[tuple[str, bytes]]) -> list[Arrival]:
         """The answers to many small requests (subject, data) that are under way at once."""
@@ -83,6 +85,10 @@ class Line:
         replies = [reply for reply, _ in asked]
         answers = self._answers(replies)
         return [answers[reply] for reply in replies]
+
+    def answer_to(self, reply: str) -> Arrival:
+        """What came to that subject. Raises NobodyAnswers, ConnectionClosed."""
+        return self._answers([reply])[reply]
 
     def _answers(self, replies: list[str]) -> dict[str, Arrival]:
         waiting, answers = set(replies), dict[str, Arrival]()
@@ -100,7 +106,7 @@ class Line:
 
 def answered(arrival: Arrival) -> Arrival:
     """Raises NobodyAnswers when that is what the server says."""
-    if arrival.status == _NO_RESPONDERS:
+    if arrival.status == NO_RESPONDERS:
         raise NobodyAnswers("nobody answers the request")  # type: ignore[no-untyped-call]
     return arrival
 
