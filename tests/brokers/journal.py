@@ -88,7 +88,9 @@ class Journal:
     def _catch_up(self) -> None:
         with self.path.open("rb") as file:
             file.seek(self._read)
-            lines = file.read()
+            written = file.read()
+        # A reader may see a line while it is being written: the rest of it comes next time.
+        lines = written[: written.rfind(b"\n") + 1]
         self._read += len(lines)
         self._records += map(_parse, lines.decode().splitlines())
 

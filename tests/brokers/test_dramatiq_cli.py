@@ -70,7 +70,10 @@ class Cli:
 
     def ran(self) -> list[list[int]]:
         """Number and process id, once for each run of the actor."""
-        return [[int(word) for word in line.split()] for line in self._ran.read_text().splitlines()]
+        text = self._ran.read_text()
+        # The last line may be in the midst of being written.
+        lines = text[: text.rfind("\n") + 1].splitlines()
+        return [[int(word) for word in line.split()] for line in lines]
 
     def numbers(self) -> list[int]:
         return sorted(number for number, _ in self.ran())
