@@ -19,7 +19,7 @@ _MAX_DIGITS = 30  # of a number that is still of interest
 class Queue(Protocol):
     """Where jobs go."""
 
-    def put(self, job: Job) -> None:
+    def put(self, job: Job) -> object:
         """Returns when the job is safe. Raises executors.errors.QueueError."""
 
 

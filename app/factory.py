@@ -19,6 +19,7 @@ from brokers.job_store import JobStore
 from brokers.log_reader import LogReader
 from brokers.queue import PUT_PATIENCE, open_queue
 from brokers.settings import NatsSettings
+from executors.job import Job
 
 
 def create_api(queue: Queue, settings: ApiSettings) -> Flask:
@@ -40,7 +41,7 @@ def api() -> Flask:
     env = Env()
     settings = ApiSettings.from_env(env)
     log_to_stderr(debug=settings.debug)
-    return create_api(open_queue(NatsSettings.from_env(env)), settings)
+    return create_api(open_queue(NatsSettings.from_env(env), Job.to_dict), settings)
 
 
 def create_logs(store: JobStore, reader: LogReader) -> Flask:

@@ -78,6 +78,9 @@ class StepResult:
 class Workspace(ABC):
     """One attempt's place on the machine: its `/shared` and whatever its steps leave behind."""
 
+    def stop(self) -> None:
+        """Kill what runs."""
+
     @abstractmethod
     def run_step(self, step: Step, sink: Sink, timeout: float | None) -> StepResult:
         """Run one step to its end and return when all of its output is in `sink`.
@@ -107,6 +110,10 @@ class Executor(ABC):
     @abstractmethod
     def reap(self, job_id: str) -> None:
         """Remove whatever any attempt of this job left on this machine. Idempotent."""
+
+    def reap_orphans(self) -> int:
+        """Remove what dead workers left."""
+        return 0
 
     def close(self) -> None:  # noqa: B027 - most have nothing to let go of
         """Let go of connections; running workspaces are not touched. Idempotent."""

@@ -22,7 +22,13 @@ from posixpath import join
 from typing import NoReturn
 
 from executors.base import Executor, OutputStream, Sink, StepResult, Workspace
-from executors.errors import ImageUnavailable, InfrastructureError, LimitUnsupported, StepRefused
+from executors.errors import (
+    ImageUnavailable,
+    InfrastructureError,
+    LimitUnsupported,
+    StepRefused,
+    Stopped,
+)
 from executors.job import SHARED_DIR, Job, Step, environment
 
 NOT_FOUND = 127
@@ -62,6 +68,12 @@ class DummyWorkspace(Workspace):
     job: Job
     shared: dict[str, str] = field(default_factory=dict)
     gone: threading.Event = field(default_factory=threading.Event)
+    stopped: threading.Event = field(default_factory=threading.Event)
+
+    def stop(self) -> None:
+        """Also ends a step that sleeps."""
+        self.stopped.set()
+        self.gone.set()
 
     def run_step(self, step: Step, sink: Sink, timeout: float | None) -> StepResult:
         """One line after the other."""
@@ -91,7 +103,7 @@ class _Container:
 
     def __init__(self, workspace: DummyWorkspace, step: Step, sink: Sink) -> None:
         self.env, self.files = environment(workspace.job, step), dict(workspace.shared)
-        self.sink, self.gone = sink, workspace.gone
+        self.sink, self.gone, self.stopped = sink, workspace.gone, workspace.stopped
         self.left: float | None = None
         self.commands: dict[str, Callable[[str], int]] = {
             "echo": lambda text: self.out(f"{text}\n".encode()),
@@ -129,6 +141,8 @@ class _Container:
     def sleep(self, seconds: float) -> int:
         limit = seconds if self.left is None else min(seconds, self.left)
         if self.gone.wait(limit):
+            if self.stopped.is_set():
+                raise Stopped("the workspace was stopped")
             raise InfrastructureError("the workspace was removed under its step")
         if self.left is not None:
             self.left -= limit

@@ -10,6 +10,7 @@
         |-- StepRefused             this step cannot run here, and no further attempt will help
         |   |-- ImageUnavailable    its image can be neither found nor pulled
         |   `-- LimitUnsupported    it asks for something this executor cannot enforce
+        |-- Stopped                 somebody has stopped the workspace
         `-- InfrastructureError     the machine failed, not the job; another attempt may succeed
             `-- ExecutorUnavailable this executor can run no job at all at the moment
 
@@ -70,6 +71,10 @@ class LimitUnsupported(StepRefused):
 
     def __init__(self, field: str, why: str) -> None:
         super().__init__(f"{field} is not supported here: {why}")
+
+
+class Stopped(ExecutorError):
+    """Somebody has stopped the workspace: nothing runs in it any more."""
 
 
 class InfrastructureError(ExecutorError):

@@ -218,6 +218,25 @@ class NatsBroker(Broker):
         self.emit_after("enqueue", message, delay)
         return message
 
+    def store(self, messages: Iterable[Message[Any]]) -> list[int]:
+        """`enqueue`, idempotent and confirmed; the messages' numbers in the stream, for `remove`.
+
+        A message that is there already has the number that it had.
+        """
+        prepared = [self._prepare(message, None, True) for message in messages]
+        sequences = self._publisher.publish_many([pub for _, pub in prepared], ENQUEUE_PATIENCE)
+        for message, _ in prepared:
+            self.emit_after("enqueue", message, None)
+        return sequences
+
+    def remove(self, sequence: int) -> bool:
+        """Erase one message of any queue; whether it was there. Who holds it may go on."""
+        return self._queues.remove(sequence)
+
+    def contains(self, sequence: int) -> bool:
+        """Whether the message with this number waits, or is held by a worker."""
+        return self._queues.contains(sequence)
+
     def enqueue_many(
         self, messages: Iterable[Message[Any]], *, delay: float | None = None
     ) -> list[Message[Any]]:

@@ -10,20 +10,26 @@ from dramatiq import Worker
 from nats.js.errors import NotFoundError
 
 from brokers import subjects
+from brokers.control import Control
 from brokers.events import Events
-from brokers.job_store import FOREVER, JobRecord, JobStore
+from brokers.job_store import FOREVER, JobStore
 from brokers.log_reader import LogMessage, LogReader
 from brokers.nats import NatsBroker
 from brokers.nats.connection import NatsConnection
+from brokers.payloads import PayloadStore
 from brokers.queue import JobQueue
+from brokers.records import JobRecord
 from executors.dummy import DummyExecutor
 from executors.job import Job, Step
 from workers.actors import declare_run_job
+from workers.drain import Drain
 from workers.middleware import ExecutorMiddleware
 from workers.runner import Runner
+from workers.watcher import Watcher
 
 LOG_LIMIT = 1 << 20
 MAX_ATTEMPTS = 3
+GRACE_SECONDS = 30.0
 
 
 class Site:
@@ -36,18 +42,30 @@ class Site:
         self.reader = LogReader(self.connection, self.store, self.events)
         self.executor = DummyExecutor()
         self.runner = Runner(self.store, self.events, log_limit=LOG_LIMIT)
+        self.payloads = PayloadStore(self.connection, max_age=3600, patience=FOREVER)
+        self.control = Control(self.connection)
+        self.name = f"w-{uuid.uuid4().hex[:8]}"
         self.middleware = ExecutorMiddleware(
-            self.executor, self.store, self.runner, worker="w", max_attempts=MAX_ATTEMPTS
+            self.executor,
+            self.store,
+            self.payloads,
+            self.control,
+            self.runner,
+            worker=self.name,
+            max_attempts=MAX_ATTEMPTS,
         )
+        self.drain = Drain(self.middleware.attempts, grace=GRACE_SECONDS)
+        self.watcher = Watcher(self.store, self.control, self.middleware.attempts, self.name)
+        self.watcher.start()
         self.broker = NatsBroker(
             connection=self.connection,
             namespace=f"w{uuid.uuid4().hex[:8]}",
             ack_wait=2.0,
             max_priority=2,
-            middleware=[self.middleware],
+            middleware=[self.middleware, self.drain],
         )
         declare_run_job(self.broker, self.middleware, self.runner)
-        self.queue = JobQueue(self.broker, self.store, self.events)
+        self.queue = JobQueue(self.broker, self.store, self.events, self.payloads, Job.to_dict)
         self._workers: list[Worker] = []
 
     def start(self, threads: int = 1) -> Worker:
@@ -60,6 +78,7 @@ class Site:
     def close(self) -> None:
         for worker in self._workers:
             worker.stop()
+        self.watcher.stop()
         self.broker.close()
         self.connection.close()
 
