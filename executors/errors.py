@@ -10,6 +10,7 @@
         |-- StepRefused             this step cannot run here, and no further attempt will help
         |   |-- ImageUnavailable    its image can be neither found nor pulled
         |   `-- LimitUnsupported    it asks for something this executor cannot enforce
+        |-- Stopped                 its workspace was told to stop: no outcome of its own
         `-- InfrastructureError     the machine failed, not the job; another attempt may succeed
             `-- ExecutorUnavailable this executor can run no job at all at the moment
 
@@ -72,9 +73,13 @@ class LimitUnsupported(StepRefused):
         super().__init__(f"{field} is not supported here: {why}")
 
 
+class Stopped(ExecutorError):
+    """The attempt's workspace was told to stop. What that means for the job knows who told it."""
+
+
 class InfrastructureError(ExecutorError):
     """The machine failed, not the job. Another attempt may succeed."""
 
 
 class ExecutorUnavailable(InfrastructureError):
-    """No job can be run here at the moment (daemon down, kernel feature missing)."""
+    """No job can be run here at the moment (daemon down, disk full, kernel feature missing)."""
