@@ -41,6 +41,8 @@ SHELL_ARGV = (
 LABEL_JOB_ID = "hades.job_id"
 LABEL_ATTEMPT = "hades.attempt"
 LABEL_WORKER = "hades.worker"
+LABEL_OWNER = "hades.owner"
+"""The worker as a process, so that others can tell that it is dead."""
 
 
 class Sink(Protocol):
