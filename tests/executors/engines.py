@@ -24,7 +24,8 @@ IMAGE = busybox.TAGS[0]
 
 
 class OwnEngine:
-    """dockerd without networks: it leaves those of the machine's own Engine alone."""
+    """dockerd in a network namespace of its own: one without a bridge removes `docker0`, whosever
+    it is."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -34,7 +35,7 @@ class OwnEngine:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        argv = ["dockerd", "--bridge=none", "--iptables=false", "--host", self.settings.host]
+        argv = ["unshare", "--net", "dockerd", "--bridge=none", "--iptables=false", "--host", self.settings.host]
         paths = {"data-root": "data", "exec-root": "run", "pidfile": "docker.pid"}
         for option, name in paths.items():
             argv += [f"--{option}", str(self.directory / name)]
@@ -82,8 +83,8 @@ class OwnEngine:
 @contextmanager
 def own_engine(directory: Path | None = None) -> Iterator[OwnEngine]:
     """In a short directory: its sockets' names have little room."""
-    if shutil.which("dockerd") is None or os.geteuid() != 0:
-        unavailable("only root can start a dockerd, where it is installed")
+    if not (os.geteuid() == 0 and shutil.which("dockerd") and shutil.which("unshare")):
+        unavailable("only root can start a dockerd of its own, where it is installed")
     with TemporaryDirectory(prefix="hades-engine-", ignore_cleanup_errors=True) as name:
         engine = OwnEngine(directory or Path(name))
         engine.start()
