@@ -10,7 +10,7 @@
         |-- StepRefused             this step cannot run here, and no further attempt will help
         |   |-- ImageUnavailable    its image can be neither found nor pulled
         |   `-- LimitUnsupported    it asks for something this executor cannot enforce
-        |-- Stopped                 somebody has stopped the workspace
+        |-- Stopped                 its workspace was told to stop: no outcome of its own
         `-- InfrastructureError     the machine failed, not the job; another attempt may succeed
             `-- ExecutorUnavailable this executor can run no job at all at the moment
 
@@ -74,7 +74,7 @@ class LimitUnsupported(StepRefused):
 
 
 class Stopped(ExecutorError):
-    """Somebody has stopped the workspace: nothing runs in it any more."""
+    """The attempt's workspace was told to stop. What that means for the job knows who told it."""
 
 
 class InfrastructureError(ExecutorError):
@@ -82,4 +82,4 @@ class InfrastructureError(ExecutorError):
 
 
 class ExecutorUnavailable(InfrastructureError):
-    """No job can be run here at the moment (daemon down, kernel feature missing)."""
+    """No job can be run here at the moment (daemon down, disk full, kernel feature missing)."""

@@ -52,14 +52,18 @@ def build(env: Env) -> NatsBroker:
     settings = WorkerSettings.from_env(env)
     for room in ("brokers", "executors", "workers"):
         logging.getLogger(room).setLevel(logging.DEBUG if settings.debug else logging.INFO)
-    executor = create_executor(ExecutorSettings.from_env(env), worker=settings.name)
+    executors = ExecutorSettings.from_env(env)
+    executor = create_executor(executors, worker=settings.name)
     executor.check()
+    executor.reap_orphans()
     connection = nats.connect()
     store = JobStore(connection, max_age=nats.record_max_age, patience=FOREVER)
     payloads = PayloadStore(connection, max_age=nats.record_max_age, patience=FOREVER)
     events = Events(connection, max_age=nats.log_max_age)
     control = Control(connection)
-    runner = Runner(store, events, log_limit=settings.log_limit)
+    runner = Runner(
+        store, events, log_limit=settings.log_limit, pull_timeout=executors.pull_timeout
+    )
     middleware = ExecutorMiddleware(
         executor,
         store,

@@ -18,6 +18,7 @@ from executors.redact import mask, secrets_of
 from executors.steps import (
     Deadline,
     Masking,
+    Preparing,
     Refusals,
     StepCall,
     StepContext,
@@ -62,10 +63,14 @@ class Runner:
     machine failed: then nothing is told yet, and the job may be tried again.
     """
 
-    def __init__(self, store: JobStore, events: Events, *, log_limit: int) -> None:
+    def __init__(
+        self, store: JobStore, events: Events, *, log_limit: int, pull_timeout: float = 600.0
+    ) -> None:
+        """`pull_timeout` is in seconds, for each step's image."""
         self._store = store
         self._events = events
         self._log_limit = log_limit
+        self._pull_timeout = pull_timeout
 
     def run(self, attempt: Attempt) -> None:
         """Run every step and end the job, or say in `attempt.unfinished` why not."""
@@ -112,13 +117,15 @@ class Runner:
         """Tell again how the job ended: whoever ended it may have died before it could."""
         self._events.ended(record)
 
-    def _chain(self, job: Job, batcher: LogBatcher, deadline: float | None) -> StepCall:
+    def _chain(self, job: Job, batcher: LogBatcher, at: float | None) -> StepCall:
+        deadline = Deadline(at)
         return chain(
             [
                 StepLogs(batcher, limit=self._log_limit),
                 Masking(secrets_of(job)),
                 Refusals(),
-                Deadline(deadline),
+                deadline,
+                Preparing(self._pull_timeout, deadline.extend),
             ],
             run_in_workspace,
         )
