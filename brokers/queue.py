@@ -15,9 +15,9 @@ from brokers.events import Events
 from brokers.job_store import JobRecord, JobStore
 from brokers.nats import NatsBroker
 from brokers.nats.connection import NatsConnection
-from brokers.nats.errors import MessageTooLarge
+from brokers.nats.errors import MessageTooLarge, QueueFull
 from brokers.settings import NatsSettings
-from executors.errors import JobTooLarge, QueueError, QueueUnavailable
+from executors.errors import JobQueueFull, JobTooLarge, QueueError, QueueUnavailable
 from executors.job import Job, JobState, Priority
 
 PUT_PATIENCE = 5.0
@@ -62,10 +62,12 @@ class JobQueue:
     def put(self, job: Job) -> None:
         """Record the job, announce it and put it on the queue.
 
-        Raises JobTooLarge, QueueUnavailable; then nobody will run the job, also when NATS has the
-        message and only its answer was lost: the record says Failed as soon as NATS is back.
+        Raises JobTooLarge, JobQueueFull, QueueUnavailable; then nobody will run the job, also when
+        NATS has the message and only its answer was lost: the record says Failed as soon as NATS is
+        back.
         """
         with _told_to_the_client():
+            self._broker.check_length(subjects.QUEUE)
             self._store.create(JobRecord.of(job))
         try:
             with _told_to_the_client():
@@ -73,6 +75,9 @@ class JobQueue:
                 self._broker.enqueue(message_of(job))
         except JobTooLarge:
             self._withdraw(job.id, "the job does not fit into one message")
+            raise
+        except JobQueueFull:
+            self._withdraw(job.id, "the queue is full")
             raise
         except QueueError:
             reason = "the job could not be put on the queue"
@@ -109,6 +114,8 @@ def _told_to_the_client() -> Iterator[None]:
         yield
     except MessageTooLarge as error:
         raise JobTooLarge(str(error)) from error
+    except QueueFull as error:
+        raise JobQueueFull(str(error)) from error
     except BrokerError as error:
         raise QueueUnavailable(str(error)) from error
 
@@ -117,7 +124,12 @@ def open_queue(settings: NatsSettings) -> JobQueue:
     """A queue with a connection of its own, opened by the first job."""
     connection = settings.connect()
     return JobQueue(
-        open_broker(settings, connection, middleware=[]),
+        open_broker(
+            settings,
+            connection,
+            middleware=[],
+            max_queue_length=settings.max_queued_jobs or None,
+        ),
         JobStore(connection, max_age=settings.record_max_age, patience=PUT_PATIENCE),
         Events(connection, max_age=settings.log_max_age, patience=PUT_PATIENCE),
     )
