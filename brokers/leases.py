@@ -24,8 +24,8 @@ PATIENCE = 0.25
 LEASE_SECONDS = 1.0
 """How long tokens may be spent after they were taken."""
 CHUNK_SECONDS = 0.1
-"""When a process needs tokens again within this time, it takes twice as many as before, and at last
-as many as come in it."""
+"""A process that needs tokens again within this time takes twice as many as before, up to those
+that come in it. When they were not needed in LEASE_SECONDS, it takes single ones again."""
 EMPTY_SECONDS = 0.02
 """After the bucket was found empty, NATS is not asked for so long."""
 AWAY_SECONDS = 1.0
@@ -168,8 +168,9 @@ class Share:
     def _new_lease(self, rate: Rate, count: int) -> _Lease:
         returned, self._leased = self._leased, 0
         most = min(int(rate.per_second * CHUNK_SECONDS), rate.burst // 8)
-        soon = self._now() - self._leased_at <= CHUNK_SECONDS
-        self._chunk = max(1, min(self._chunk * 2, most)) if soon else 1
+        age = self._now() - self._leased_at
+        factor = 2 if age <= CHUNK_SECONDS else 1
+        self._chunk = max(1, min(self._chunk * factor, most)) if age <= LEASE_SECONDS else 1
         return _Lease(
             rate=rate, count=count, chunk=self._chunk, returned=returned, clock=self._clock
         )

@@ -71,8 +71,8 @@ class Level:
 
         More than the burst may be taken from a full bucket: what it then owes comes in first.
         """
-        missing = min(count, rate.burst) - self.tokens - _TOLERANCE
-        return max(0.0, missing) / rate.per_second
+        missing = min(count, rate.burst) - self.tokens
+        return missing / rate.per_second if missing > _TOLERANCE else 0.0
 
     def seconds_to_full(self, rate: Rate) -> float:
         """Until the bucket is full again, if nobody takes anything."""
