@@ -111,6 +111,7 @@ class Share:
         self._chunk = 1
         self._empty_until = 0.0
         self._away_until = 0.0
+        self._reached = True
 
     def take(self, rate: Rate, count: int) -> Verdict:
         """`count` tokens, or none."""
@@ -180,11 +181,10 @@ class Share:
         try:
             self._store.change(self._name, lease.decide, patience=PATIENCE)
         except BrokerError as error:
-            kind = type(error).__name__
-            log.warning(
-                "NATS cannot be asked for a rate limit: this process goes on alone: %s", kind
-            )
             lease.level, lease.taken = None, 0
+            if self._reached:
+                log.warning("NATS keeps no rate limit, so this process goes on alone: %r.", error)
+        self._reached = lease.level is not None
 
     def _settle(self, lease: _Lease) -> Verdict:
         """Note what has come of it, and let the others go on."""

@@ -197,7 +197,10 @@ def test_without_nats_the_limit_holds_for_each_process_alone(memory, clock, capl
     first, second = process(memory, clock), process(memory, clock)
     assert (allowed(first, rate, 30), allowed(second, rate, 30)) == (10, 10)
     assert memory.asked == 2
-    assert len(caplog.records) == 2
+    clock.now += AWAY_SECONDS
+    assert (allowed(first, rate, 30), allowed(second, rate, 30)) == (10, 10)
+    assert memory.asked == 4
+    assert len(caplog.records) == 2, "each process says so once"
 
 
 def test_once_nats_is_back_the_limit_is_shared_again(memory, clock):
