@@ -9,17 +9,28 @@ from contextlib import suppress
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException, NotFound, RequestEntityTooLarge
 
-from executors.errors import JobInvalid, JobTooLarge, QueueError
+from app.auth import LoginRequired, ScopeMissing
+from app.limits import RateLimited
+from executors.errors import JobInvalid, JobQueueFull, JobTooLarge, QueueError
+
+QUEUE_FULL_SECONDS = 5
+"""What a client is told to wait for when the queue is full."""
 
 _MAX_DISCARDED = 64 * 1024 * 1024  # bytes of a refused body that are read before the refusal
+
+_REALM = 'realm="Authorization Required"'
 
 logger = logging.getLogger(__name__)
 
 
 def add_error_handlers(app: Flask) -> None:
     """From now on, for every route of `app`."""
+    app.register_error_handler(LoginRequired, login_required)
+    app.register_error_handler(ScopeMissing, scope_missing)
+    app.register_error_handler(RateLimited, rate_limited)
     app.register_error_handler(JobInvalid, job_invalid)
     app.register_error_handler(JobTooLarge, job_too_large)
+    app.register_error_handler(JobQueueFull, queue_full)
     app.register_error_handler(QueueError, queue_failed)
     app.register_error_handler(RequestEntityTooLarge, body_too_large)
     app.register_error_handler(HTTPException, http_error)
@@ -29,6 +40,32 @@ def add_error_handlers(app: Flask) -> None:
 def text(message: str, status: int, **headers: str) -> Response:
     """A plain-text answer."""
     return Response(message, status, headers, content_type="text/plain; charset=utf-8")
+
+
+def login_required(error: LoginRequired) -> Response:
+    """401, in the words that clients know; with a second challenge for who tried a bearer's key."""
+    answer = Response(status=401)
+    answer.headers.add("WWW-Authenticate", f"Basic {_REALM}")
+    if request.headers.get("Authorization", "").lower().startswith("bearer"):
+        answer.headers.add("WWW-Authenticate", f'Bearer {_REALM}, error="invalid_token"')
+    return answer
+
+
+def scope_missing(error: ScopeMissing) -> Response:
+    """403, naming the scope."""
+    return text(f"Forbidden: {error}", 403)
+
+
+def rate_limited(error: RateLimited) -> Response:
+    """429, with the time after which the next try may succeed."""
+    return text(f"Too many requests: {error}", 429, **{"Retry-After": str(error.retry_after)})
+
+
+def queue_full(error: JobQueueFull) -> Response:
+    """503: nothing is wrong with the job; the client may send it again, later."""
+    logger.warning("A job was refused: the queue is full.")
+    again = {"Retry-After": str(QUEUE_FULL_SECONDS)}
+    return text("Service unavailable: the queue is full; try again later", 503, **again)
 
 
 def job_invalid(error: JobInvalid) -> Response:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 from environs import Env
 from flask import Flask
 
-from app.auth import require_key
+from app.auth import Authenticator, add_auth, require
 from app.build import Queue, build_blueprint
 from app.errors import add_error_handlers
 from app.headers import add_headers
 from app.health import health
+from app.key_file import WatchedKeys
+from app.keys import Scope
+from app.limits import RateLimiter, add_limits
 from app.logs.api import logs_blueprint
 from app.settings import ApiSettings, LogsSettings
 from brokers.events import Events
@@ -19,29 +23,38 @@ from brokers.job_store import JobStore
 from brokers.log_reader import LogReader
 from brokers.queue import PUT_PATIENCE, open_queue
 from brokers.settings import NatsSettings
+from brokers.shared_limits import SharedLimits, nats_store
 from executors.job import Job
 
 
-def create_api(queue: Queue, settings: ApiSettings) -> Flask:
-    """The HTTP API, putting its jobs on `queue`."""
+def create_api(queue: Queue, settings: ApiSettings, limits: SharedLimits | None = None) -> Flask:
+    """The HTTP API, putting its jobs on `queue`. Without `limits`, they hold for this process.
+
+    Raises KeyFileError.
+    """
     app = Flask("hades-api", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     app.url_map.merge_slashes = False
     add_headers(app)
     add_error_handlers(app)
+    keys = WatchedKeys(Path(settings.api_keys_file)) if settings.api_keys_file else None
+    add_auth(app, Authenticator(settings.auth_key, keys))
+    add_limits(app, RateLimiter(limits or SharedLimits(), settings.rate_limit))
     build = build_blueprint(queue)
-    require_key(build, settings.auth_key)
+    require(build, Scope.SUBMIT)
     app.register_blueprint(build)
     app.register_blueprint(health)
     return app
 
 
 def api() -> Flask:
-    """For gunicorn: `app.factory:api()`. Raises environs.EnvError, or QueueUnavailable."""
+    """For gunicorn: `app.factory:api()`. Raises environs.EnvError, KeyFileError."""
     env = Env()
     settings = ApiSettings.from_env(env)
     log_to_stderr(debug=settings.debug)
-    return create_api(open_queue(NatsSettings.from_env(env), Job.to_dict), settings)
+    nats = NatsSettings.from_env(env)
+    limits = SharedLimits(nats_store(nats.connect()))  # opened when somebody has a limit
+    return create_api(open_queue(nats, Job.to_dict), settings, limits)
 
 
 def create_logs(store: JobStore, reader: LogReader) -> Flask:

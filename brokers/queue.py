@@ -23,17 +23,22 @@ from brokers.events import Events
 from brokers.job_store import JobStore
 from brokers.nats import NatsBroker
 from brokers.nats.connection import NatsConnection
-from brokers.nats.errors import MessageTooLarge
+from brokers.nats.errors import MessageTooLarge, QueueFull
 from brokers.payloads import PayloadStore
 from brokers.records import JobRecord
 from brokers.settings import NatsSettings
-from executors.errors import JobTooLarge, QueueError, QueueUnavailable
+from executors.errors import JobQueueFull, JobTooLarge, QueueError, QueueUnavailable
 from executors.job import Job, Priority
 
 PUT_PATIENCE = 5.0
 """Seconds that a submission waits for NATS to come back."""
 MAX_CARRIED = 512 * 1024
 """Bytes of a job that its message carries; a larger one is stored beside it."""
+
+_REFUSALS: dict[type[QueueError], str] = {
+    JobTooLarge: "the job does not fit into one message",
+    JobQueueFull: "the queue is full",
+}
 
 Redact = Callable[[Job], dict[str, Any]]
 """A job as `Job.to_dict` has it, without its secrets."""
@@ -105,13 +110,16 @@ class JobQueue:
     def put(self, job: Job) -> JobRecord:
         """Announce the job, put it on the queue and record it. Again does no harm, for a minute.
 
-        Raises JobTooLarge, QueueUnavailable; then nobody will run the job, also when NATS has the
-        message and only its answer was lost: the record says Failed as soon as NATS is back.
+        Raises JobTooLarge, JobQueueFull, QueueUnavailable; then nobody will run the job, also when
+        NATS has the message and only its answer was lost: the record says Failed as soon as NATS is
+        back.
         """
         return self.put_many([job])[0]
 
     def put_many(self, jobs: Sequence[Job]) -> list[JobRecord]:
         """`put` for many, in far less time: all of them are accepted, or none."""
+        with _told_to_the_client():
+            self.broker.check_length(subjects.QUEUE)
         shown = [self._redact(job) for job in jobs]
         records = [
             JobRecord.of(job, redacted["metadata"])
@@ -163,9 +171,7 @@ class JobQueue:
 
     def _refuse(self, records: Sequence[JobRecord], error: QueueError) -> None:
         """Nobody may run what has been refused; that must not keep the client waiting."""
-        reason = "the job could not be put on the queue"
-        if isinstance(error, JobTooLarge):
-            reason = "the job does not fit into one message"
+        reason = _REFUSALS.get(type(error), "the job could not be put on the queue")
         threading.Thread(target=self._withdraw, args=(records, reason), daemon=True).start()
 
     def _withdraw(self, records: Sequence[JobRecord], reason: str) -> None:
@@ -245,6 +251,8 @@ def _told_to_the_client() -> Iterator[None]:
         yield
     except MessageTooLarge as error:
         raise JobTooLarge(str(error)) from error
+    except QueueFull as error:
+        raise JobQueueFull(str(error)) from error
     except BrokerError as error:
         raise QueueUnavailable(str(error)) from error
 
@@ -253,7 +261,12 @@ def open_queue(settings: NatsSettings, redact: Redact) -> JobQueue:
     """A queue with a connection of its own, opened by the first job."""
     connection = settings.connect()
     return JobQueue(
-        open_broker(settings, connection, middleware=[]),
+        open_broker(
+            settings,
+            connection,
+            middleware=[],
+            max_queue_length=settings.max_queued_jobs or None,
+        ),
         JobStore(connection, max_age=settings.record_max_age, patience=PUT_PATIENCE),
         Events(connection, max_age=settings.log_max_age, patience=PUT_PATIENCE),
         PayloadStore(connection, max_age=settings.record_max_age, patience=PUT_PATIENCE),

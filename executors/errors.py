@@ -4,6 +4,7 @@
     |-- JobInvalid                  a submission breaks the contract; nobody has accepted it
     |-- QueueError                  a valid job was not accepted
     |   |-- JobTooLarge             it does not fit into one message
+    |   |-- JobQueueFull            as many jobs as may wait do so
     |   `-- QueueUnavailable        NATS did not confirm it
     |-- AttemptLost                 another attempt of the job has taken over
     `-- ExecutorError
@@ -38,6 +39,10 @@ class QueueError(HadesError):
 
 class JobTooLarge(QueueError):
     """The job does not fit into one message."""
+
+
+class JobQueueFull(QueueError):
+    """As many jobs as may wait do so. Nothing was stored."""
 
 
 class QueueUnavailable(QueueError):

@@ -250,6 +250,16 @@ class NatsBroker(Broker):
             self.emit_after("enqueue", message, delay)
         return [message for message, _ in prepared]
 
+    def check_length(self, queue_name: str) -> None:
+        """Before work is done for a message: raises QueueFull when it would not be enqueued.
+
+        What is not known at once, without a queue that is declared and a NATS that is there, is
+        left to `enqueue`. Raises ConnectionClosed, ConnectionFailed.
+        """
+        known = self.connection.connected and q_name(queue_name) in self._declared
+        if self._limit is not None and known:
+            self._limit.check(q_name(queue_name))
+
     def wait_for_confirms(self, timeout: float | None = None) -> None:
         """Until all that was enqueued is confirmed. `timeout` is in milliseconds.
 

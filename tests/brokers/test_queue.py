@@ -19,10 +19,10 @@ from brokers.events import Events
 from brokers.job_store import JobStore
 from brokers.nats.connection import NatsConnection
 from brokers.payloads import PayloadStore
-from brokers.queue import JobQueue, job_in, open_broker, open_queue
+from brokers.queue import JobQueue, job_in, message_of, open_broker, open_queue
 from brokers.records import MAX_METADATA, MAX_TEXT, JobRecord
 from brokers.settings import NatsSettings
-from executors.errors import QueueUnavailable
+from executors.errors import JobQueueFull, QueueUnavailable
 from executors.job import Job, JobState, Step
 
 
@@ -266,3 +266,43 @@ def test_closing_twice_is_no_error(queue) -> None:
 
 def test_a_submission_waits_for_seconds_not_for_ever() -> None:
     assert 0 < queue_module.PUT_PATIENCE <= 10
+
+
+@pytest.fixture
+def bounded(server) -> Iterator[JobQueue]:
+    queue = open_queue(NatsSettings(url=server.url, max_queued_jobs=2), Job.to_dict)
+    yield queue
+    queue.close()
+
+
+def test_a_full_queue_refuses_a_job_and_leaves_nothing_of_it(bounded, store, connection) -> None:
+    for _ in range(2):
+        bounded.put(job())
+    refused = job()
+    with pytest.raises(JobQueueFull, match="its limit is 2"):
+        bounded.put(refused)
+    assert store.get(refused.id) is None
+    assert states(connection, refused.id) == []
+    assert len(lane(connection, 2)) == 2
+
+
+def test_a_job_that_is_refused_at_the_last_moment_says_failed(bounded, queue, store) -> None:
+    """A process that has not put any job looks at the queue when it does."""
+    for _ in range(2):
+        queue.put(job())
+    refused = job()
+    with pytest.raises(JobQueueFull):
+        bounded.put(refused)
+    until(lambda: store.get(refused.id))
+    record = store.get(refused.id)
+    assert record is not None
+    assert (record.state, record.reason) == (JobState.FAILED, "the queue is full")
+
+
+def test_workers_put_back_what_they_took_however_full_the_queue_is(server) -> None:
+    connection = NatsConnection(server.url)
+    broker = open_broker(NatsSettings(url=server.url, max_queued_jobs=1), connection, middleware=[])
+    for _ in range(3):
+        broker.enqueue(message_of(job()))
+    broker.close()
+    connection.close()

@@ -35,7 +35,15 @@ class OwnEngine:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        argv = ["unshare", "--net", "dockerd", "--bridge=none", "--iptables=false", "--host", self.settings.host]
+        argv = [
+            "unshare",
+            "--net",
+            "dockerd",
+            "--bridge=none",
+            "--iptables=false",
+            "--host",
+            self.settings.host,
+        ]
         paths = {"data-root": "data", "exec-root": "run", "pidfile": "docker.pid"}
         for option, name in paths.items():
             argv += [f"--{option}", str(self.directory / name)]
