@@ -8,7 +8,7 @@ from time import monotonic
 
 from brokers.events import MAX_REASON, Events
 from brokers.job_store import JobRecord, JobStore, StepRecord, utc_now
-from executors.base import NullSink, StepResult, Workspace
+from executors.base import NullSink, StepResult, TimeLimit, Workspace
 from executors.job import Job, JobState, Step
 from executors.logs import LogBatcher
 from executors.redact import mask, secrets_of
@@ -109,7 +109,7 @@ class Runner:
                 )
             )
             attempt.steps.append(_step_record(job, step, result, started_at))
-            if result.timed_out:
+            if result.limit is TimeLimit.JOB:
                 return f"job timed out after {job.timeout_seconds} seconds"
             if not result.succeeded and not step.continue_on_error:
                 return why(result)

@@ -70,6 +70,22 @@ def test_a_job_that_takes_too_long_is_ended(site) -> None:
     assert site.lines(record.id) == ["begun"]
 
 
+def test_a_step_that_takes_longer_than_its_own_time_fails(site) -> None:
+    slow = Step(image="i", name="Test", script="echo begun\nsleep 60", timeout_seconds=1)
+    record = site.run(steps=(slow, Step(image="i", script="echo never")), timeout_seconds=600)
+    assert record.reason == "step Test timed out after 1 seconds"
+    [step] = record.steps
+    assert (step.timed_out, step.reason) == (True, record.reason)
+    assert site.lines(record.id) == ["begun", f"hades: {record.reason}"]
+
+
+def test_a_step_may_use_up_its_own_time_when_it_says_so(site) -> None:
+    slow = Step(image="i", script="sleep 60", timeout_seconds=1, continue_on_error=True)
+    record = site.run(steps=(slow, Step(image="i", script="echo on")))
+    assert record.state is JobState.SUCCEEDED
+    assert site.lines(record.id)[-1] == "on"
+
+
 def test_a_timeout_is_not_tolerated(site) -> None:
     slow = Step(image="i", script="sleep 60", continue_on_error=True)
     record = site.run(
