@@ -13,8 +13,8 @@ from executors.dummy import DummyExecutor
 from executors.errors import ExecutorError, ImageUnavailable, InfrastructureError, StepRefused
 from executors.job import Job, LogBatch, Retry, RetryOn, Step
 from executors.logs import LogBatcher
-from executors.redact import MASK
 from executors.retrying import Retrying, ends_of
+from executors.secrets import MASK
 from executors.steps import (
     Deadline,
     Masking,

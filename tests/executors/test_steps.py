@@ -13,7 +13,7 @@ from executors.dummy import DummyExecutor
 from executors.errors import ImageUnavailable, InfrastructureError
 from executors.job import Job, LogBatch, OutputStream, Step
 from executors.logs import LogBatcher
-from executors.redact import MASK
+from executors.secrets import MASK
 from executors.steps import (
     Deadline,
     Masking,

@@ -11,7 +11,7 @@ from brokers.events import MAX_REASON
 from brokers.job_store import JobRecord
 from executors.base import StepResult
 from executors.job import JobState, Step
-from executors.redact import MASK
+from executors.secrets import MASK
 from tests.workers.sites import job_of
 from workers.runner import why
 
