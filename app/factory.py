@@ -13,10 +13,12 @@ from app.errors import add_error_handlers
 from app.headers import add_headers
 from app.health import health
 from app.logs.api import logs_blueprint
-from app.settings import ApiSettings, LogsSettings
+from app.logs.callbacks.service import CallbackService, callback_service
+from app.settings import ApiSettings, CallbackSettings, LogsSettings
 from brokers.events import Events
 from brokers.job_store import JobStore
 from brokers.log_reader import LogReader
+from brokers.nats.connection import NatsConnection
 from brokers.queue import PUT_PATIENCE, open_queue
 from brokers.settings import NatsSettings
 
@@ -57,10 +59,27 @@ def logs() -> Flask:
     env = Env()
     nats = NatsSettings.from_env(env)
     log_to_stderr(debug=LogsSettings.from_env(env).debug)
+    connection, store, reader = _readers(nats)
+    if CallbackSettings.from_env(env).threads:
+        callback_service(env, connection, store, reader).start()
+    return create_logs(store, reader)
+
+
+def callbacks() -> CallbackService:
+    """For `hades callbacks`: what sends them, not started yet. Raises environs.EnvError."""
+    env = Env()
+    nats = NatsSettings.from_env(env)
+    log_to_stderr(debug=LogsSettings.from_env(env).debug)
+    connection, store, reader = _readers(nats)
+    return callback_service(env, connection, store, reader)
+
+
+def _readers(nats: NatsSettings) -> tuple[NatsConnection, JobStore, LogReader]:
+    """All on one connection."""
     connection = nats.connect()
     store = JobStore(connection, max_age=nats.record_max_age, patience=PUT_PATIENCE)
     events = Events(connection, max_age=nats.log_max_age, patience=PUT_PATIENCE)
-    return create_logs(store, LogReader(connection, store, events))
+    return connection, store, LogReader(connection, store, events)
 
 
 def log_to_stderr(*, debug: bool) -> None:
@@ -68,3 +87,5 @@ def log_to_stderr(*, debug: bool) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     for room in ("app", "brokers"):
         logging.getLogger(room).setLevel(logging.DEBUG if debug else logging.INFO)
+    for library in ("httpcore", "httpx"):
+        logging.getLogger(library).setLevel(logging.WARNING)
