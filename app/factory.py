@@ -17,14 +17,16 @@ from app.key_file import WatchedKeys
 from app.keys import Scope
 from app.limits import RateLimiter, add_limits
 from app.logs.api import logs_blueprint
-from app.settings import ApiSettings, LogsSettings
+from app.logs.callbacks.service import CallbackService, callback_service
+from app.settings import ApiSettings, CallbackSettings, LogsSettings
 from brokers.events import Events
 from brokers.job_store import JobStore
 from brokers.log_reader import LogReader
+from brokers.nats.connection import NatsConnection
 from brokers.queue import PUT_PATIENCE, open_queue
 from brokers.settings import NatsSettings
 from brokers.shared_limits import SharedLimits, nats_store
-from executors.job import Job
+from executors.redaction_settings import RedactionSettings
 
 
 def create_api(queue: Queue, settings: ApiSettings, limits: SharedLimits | None = None) -> Flask:
@@ -54,7 +56,8 @@ def api() -> Flask:
     log_to_stderr(debug=settings.debug)
     nats = NatsSettings.from_env(env)
     limits = SharedLimits(nats_store(nats.connect()))  # opened when somebody has a limit
-    return create_api(open_queue(nats, Job.to_dict), settings, limits)
+    redactor = RedactionSettings.from_env(env).redactor()
+    return create_api(open_queue(nats, redactor.job), settings, limits)
 
 
 def create_logs(store: JobStore, reader: LogReader) -> Flask:
@@ -71,10 +74,27 @@ def logs() -> Flask:
     env = Env()
     nats = NatsSettings.from_env(env)
     log_to_stderr(debug=LogsSettings.from_env(env).debug)
+    connection, store, reader = _readers(nats)
+    if CallbackSettings.from_env(env).threads:
+        callback_service(env, connection, store, reader).start()
+    return create_logs(store, reader)
+
+
+def callbacks() -> CallbackService:
+    """For `hades callbacks`: what sends them, not started yet. Raises environs.EnvError."""
+    env = Env()
+    nats = NatsSettings.from_env(env)
+    log_to_stderr(debug=LogsSettings.from_env(env).debug)
+    connection, store, reader = _readers(nats)
+    return callback_service(env, connection, store, reader)
+
+
+def _readers(nats: NatsSettings) -> tuple[NatsConnection, JobStore, LogReader]:
+    """All on one connection."""
     connection = nats.connect()
     store = JobStore(connection, max_age=nats.record_max_age, patience=PUT_PATIENCE)
     events = Events(connection, max_age=nats.log_max_age, patience=PUT_PATIENCE)
-    return create_logs(store, LogReader(connection, store, events))
+    return connection, store, LogReader(connection, store, events)
 
 
 def log_to_stderr(*, debug: bool) -> None:
@@ -82,3 +102,5 @@ def log_to_stderr(*, debug: bool) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     for room in ("app", "brokers"):
         logging.getLogger(room).setLevel(logging.DEBUG if debug else logging.INFO)
+    for library in ("httpcore", "httpx"):
+        logging.getLogger(library).setLevel(logging.WARNING)

@@ -8,13 +8,14 @@ import sys
 import dramatiq
 from environs import Env, EnvError
 
+from brokers.callbacks.queue import open_callbacks
 from brokers.control import Control
 from brokers.events import Events
 from brokers.job_store import FOREVER, JobStore
 from brokers.nats import NatsBroker
 from brokers.nats.errors import ConnectionFailed
+from brokers.opening import open_broker
 from brokers.payloads import PayloadStore
-from brokers.queue import open_broker
 from brokers.settings import NatsSettings
 from executors.errors import HadesError
 from executors.registry import create_executor
@@ -59,7 +60,8 @@ def build(env: Env) -> NatsBroker:
     connection = nats.connect()
     store = JobStore(connection, max_age=nats.record_max_age, patience=FOREVER)
     payloads = PayloadStore(connection, max_age=nats.record_max_age, patience=FOREVER)
-    events = Events(connection, max_age=nats.log_max_age)
+    callbacks = open_callbacks(nats, connection)
+    events = Events(connection, max_age=nats.log_max_age, listeners=[callbacks])
     control = Control(connection)
     runner = Runner(
         store, events, log_limit=settings.log_limit, pull_timeout=executors.pull_timeout

@@ -18,8 +18,9 @@ from brokers import subjects
 from brokers.events import Events
 from brokers.job_store import JobStore
 from brokers.nats.connection import NatsConnection
+from brokers.opening import open_broker
 from brokers.payloads import PayloadStore
-from brokers.queue import JobQueue, job_in, message_of, open_broker, open_queue
+from brokers.queue import JobQueue, job_in, message_of, open_queue
 from brokers.records import MAX_METADATA, MAX_TEXT, JobRecord
 from brokers.settings import NatsSettings
 from executors.errors import JobQueueFull, QueueUnavailable
