@@ -13,9 +13,9 @@ def open_broker(
     settings: NatsSettings, connection: NatsConnection, **options: object
 ) -> NatsBroker:
     """The queue's broker; its lanes are the three priorities, 0 the lowest."""
+    options.setdefault("namespace", subjects.QUEUE_NAMESPACE)
     return NatsBroker(
         connection=connection,
-        namespace=subjects.QUEUE_NAMESPACE,
         ack_wait=settings.ack_wait,
         max_priority=len(Priority) - 1,
         **options,  # type: ignore[arg-type]

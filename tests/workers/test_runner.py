@@ -76,7 +76,7 @@ def test_a_step_that_takes_longer_than_its_own_time_fails(site) -> None:
     slow = Step(image="i", name="Test", script="echo begun\nsleep 60", timeout_seconds=1)
     record = site.run(steps=(slow, Step(image="i", script="echo never")), timeout_seconds=600)
     assert record.reason == "step Test timed out after 1 seconds"
-    [step] = record.steps
+    step = record.steps[0]
     assert (step.timed_out, step.reason) == (True, record.reason)
     assert site.lines(record.id) == ["begun", f"hades: {record.reason}"]
 
