@@ -21,7 +21,7 @@ class Retrying:
     the step. `at`, of `time.monotonic`, is when the job's time is up: no run begins after it.
     """
 
-    def __init__(self, wait: Callable[[float], None], at: float | None = None) -> None:
+    def __init__(self, wait: Callable[[float], object], at: float | None = None) -> None:
         self._wait = wait
         self._at = at
 
