@@ -26,7 +26,7 @@ class Retrying:
     the step. `left` says how many seconds the job has left: no run begins after them.
     """
 
-    def __init__(self, wait: Callable[[float], None], left: Callable[[], float] = _ages) -> None:
+    def __init__(self, wait: Callable[[float], object], left: Callable[[], float] = _ages) -> None:
         self._wait = wait
         self._left = left
 

@@ -1,4 +1,4 @@
-"""Whatever lives beside a worker's jobs: started before it takes any, stopped after the last one."""
+"""What lives beside a worker's jobs: started before it takes any, stopped after the last one."""
 
 from __future__ import annotations
 

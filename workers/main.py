@@ -125,9 +125,7 @@ class Worker:
         declare_run_job(self.broker, middleware, self.runner)
 
     def _health(self) -> Health:
-        return Health(
-            self.settings.port, self.presence.status, lambda: self.connection.connected
-        )
+        return Health(self.settings.port, self.presence.status, lambda: self.connection.connected)
 
     def _situation(self) -> Situation:
         if self.drain.draining.is_set():
