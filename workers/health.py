@@ -27,7 +27,7 @@ class Health:
         self._server: ThreadingHTTPServer | None = None
 
     def start(self) -> None:
-        """Answer from now on, in threads of its own; where another worker does, this one does not."""
+        """Answer from now on; where another worker has the port, this one does not."""
         try:
             self._server = ThreadingHTTPServer(("", self._port), self._handler)
         except OSError as error:

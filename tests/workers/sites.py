@@ -20,6 +20,7 @@ from brokers.records import JobRecord, StepState
 from brokers.settings import NatsSettings
 from executors.dummy import DummyExecutor
 from executors.job import Job, JobState, Step
+from executors.redaction import Redactor
 from workers import main
 from workers.settings import WorkerSettings
 
@@ -56,7 +57,7 @@ class Site:
         self.events = Events(self.connection, max_age=3600)
         self.reader = LogReader(self.connection, self.store, self.events)
         self.payloads = PayloadStore(self.connection, max_age=3600, patience=FOREVER)
-        self.queue = JobQueue(self.broker, self.store, self.events, self.payloads, Job.to_dict)
+        self.queue = JobQueue(self.broker, self.store, self.events, self.payloads, Redactor().job)
         self._workers: list[Worker] = []
 
     def __enter__(self) -> Self:
