@@ -100,8 +100,8 @@ def probe() -> Iterator[Probe]:
 
 
 def test_a_worker_that_takes_jobs_is_ready(probe) -> None:
-    assert probe.get("/livez") == (200, {"status": "ok"})
-    assert probe.get("/readyz?verbose") == (200, {"status": "ok", "away": {}})
+    assert probe.get("/livez") == (200, {"status": "alive"})
+    assert probe.get("/readyz?verbose") == (200, {"status": "ready"})
     assert probe.get("/status") == (200, STATUS.to_dict())
     assert probe.get("/other")[0] == 404
 
@@ -115,16 +115,14 @@ def test_a_worker_that_takes_jobs_is_ready(probe) -> None:
 )
 def test_a_worker_that_takes_none_is_not_ready_and_says_why(probe, fields, away) -> None:
     probe.status = replace(STATUS, **fields)
-    assert probe.get("/readyz") == (503, {"status": "unavailable", "away": away})
+    assert probe.get("/readyz") == (503, {"status": "away", "away": [*away], "reasons": away})
     assert probe.get("/livez")[0] == 200
 
 
 def test_a_worker_without_nats_is_alive_but_not_ready(probe) -> None:
     probe.connected = False
-    assert probe.get("/readyz") == (
-        503,
-        {"status": "unavailable", "away": {"nats": "not connected"}},
-    )
+    status, body = probe.get("/readyz")
+    assert (status, body["away"]) == (503, ["nats"])
     assert probe.get("/livez")[0] == 200
 
 
