@@ -45,7 +45,7 @@ def require_free(directory: Path, floor: int) -> None:
             f"the disk of {directory} is full: {free >> 20} MiB are free, "
             f"HADES_MIN_FREE_DISK asks for {floor >> 20} MiB"
         )
-    if 0 < disk.f_files and disk.f_favail < MIN_FREE_INODES:
+    if disk.f_files > 0 and disk.f_favail < MIN_FREE_INODES:
         raise ExecutorUnavailable(
             f"the disk of {directory} is full: it takes only {disk.f_favail} more files"
         )

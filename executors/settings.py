@@ -11,7 +11,6 @@ from marshmallow.validate import OneOf, Range
 
 from executors.schema import parse_size
 
-
 MIN_FREE_DISK = 512 * 1024**2
 
 
