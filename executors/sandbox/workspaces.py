@@ -69,14 +69,15 @@ class Workspaces:
         return sum(self._remove_if_orphan(path, end_processes) for path in self._everything())
 
     def _remove_if_orphan(self, path: Path, end_processes: Callable[[Path], None]) -> bool:
-        with _locked(path) as is_ours:
-            if not is_ours:
-                return False
-            try:
-                end_processes(path)
-            except OSError:
-                logger.exception("processes of an orphan do not end", extra={"name": path.name})
-            return _remove_or_log(path)
+        try:
+            with _locked(path) as is_ours:
+                if is_ours:
+                    end_processes(path)
+                    remove_attempt(path)
+                return is_ours
+        except OSError:
+            logger.exception("an orphan could not be removed", extra={"directory": str(path)})
+            return False
 
     def _draft(self, stack: ExitStack) -> Path:
         """A new directory that is locked with the stack. Before it is, it looks like an orphan's,
@@ -109,14 +110,11 @@ class Workspaces:
         return [path for path in paths if _NAME.fullmatch(path.name) or _DRAFT.fullmatch(path.name)]
 
 
-def _remove_or_log(directory: Path) -> bool:
-    """Whether it is gone."""
+def _remove_or_log(directory: Path) -> None:
     try:
         remove_attempt(directory)
     except OSError:
         logger.exception("a workspace could not be removed", extra={"directory": str(directory)})
-        return False
-    return True
 
 
 @contextmanager
