@@ -1,4 +1,5 @@
-"""How errors are told: to clients as plain text, to the log without anything of the request."""
+"""How errors are told: to clients as plain text, below `/v1` as problem+json; and to the log without
+anything of the request."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from contextlib import suppress
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException, NotFound, RequestEntityTooLarge
 
+from app.v1 import problems
 from executors.errors import JobInvalid, JobTooLarge, QueueError
 
 _MAX_DISCARDED = 64 * 1024 * 1024  # bytes of a refused body that are read before the refusal
@@ -33,6 +35,8 @@ def text(message: str, status: int, **headers: str) -> Response:
 
 def job_invalid(error: JobInvalid) -> Response:
     """400, with the path of what is wrong in a header of its own."""
+    if problems.concerned():
+        return problems.job_invalid(error).response()
     answer = text(str(error), 400)
     if error.field:
         answer.headers["X-Hades-Field"] = error.field
@@ -42,14 +46,18 @@ def job_invalid(error: JobInvalid) -> Response:
 def job_too_large(error: JobTooLarge) -> Response:
     """413: the body was within its limit, the message that it becomes is not."""
     why = str(error) or "the job does not fit into one message"
+    if problems.concerned():
+        return problems.too_large(why).response()
     return text(f"Request body too large: {why}", 413)
 
 
 def body_too_large(error: RequestEntityTooLarge) -> Response:
     """413, heard also by clients that send all of their body before they listen."""
     _discard_body()
-    limit = request.max_content_length
-    return text(f"Request body too large: the limit is {limit} bytes", 413)
+    why = f"the limit is {request.max_content_length} bytes"
+    if problems.concerned():
+        return problems.too_large(why).response()
+    return text(f"Request body too large: {why}", 413)
 
 
 def _discard_body() -> None:
@@ -63,13 +71,17 @@ def _discard_body() -> None:
 
 
 def queue_failed(error: QueueError) -> Response:
-    """500, in the words that clients know; they may send the job again."""
+    """500, in the words that clients know; they may send the job again. Below `/v1`: 503."""
     logger.error("A job could not be put on the queue: %s.", _kinds(error))
+    if problems.concerned():
+        return problems.unavailable().response()
     return text("Failed to enqueue job", 500)
 
 
 def http_error(error: HTTPException) -> Response:
     """Flask's own refusals: no such route, not with this method, and so on."""
+    if problems.concerned():
+        return problems.of_http(error).response()
     if isinstance(error, NotFound):
         return text("404 page not found", 404)
     answer = text(f"{error.code} {error.name.lower()}", error.code or 500)
@@ -81,6 +93,8 @@ def unexpected(error: Exception) -> Response:
     """500. The log says what and where; an exception's text may hold a part of the job."""
     frames = "".join(traceback.format_tb(error.__traceback__))
     logger.error("%s %r failed: %s\n%s", request.method, request.path, _kinds(error), frames)
+    if problems.concerned():
+        return problems.internal().response()
     return text("500 internal server error", 500)
 
 

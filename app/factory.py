@@ -13,16 +13,26 @@ from app.errors import add_error_handlers
 from app.headers import add_headers
 from app.health import health
 from app.logs.api import logs_blueprint
+from app.readiness import Readiness, readiness_blueprint
 from app.settings import ApiSettings, LogsSettings
+from app.v1.opening import open_services
+from app.v1.routes import v1_blueprint
+from app.v1.services import Services
 from brokers.events import Events
 from brokers.job_store import JobStore
 from brokers.log_reader import LogReader
 from brokers.queue import PUT_PATIENCE, open_queue
+from brokers.reachable import NatsProbe
 from brokers.settings import NatsSettings
 
 
-def create_api(queue: Queue, settings: ApiSettings) -> Flask:
-    """The HTTP API, putting its jobs on `queue`."""
+def create_api(
+    queue: Queue,
+    settings: ApiSettings,
+    services: Services | None = None,
+    readiness: Readiness | None = None,
+) -> Flask:
+    """The HTTP API, putting its jobs on `queue`; without `services` it has no `/v1`."""
     app = Flask("hades-api", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     app.url_map.merge_slashes = False
@@ -32,6 +42,9 @@ def create_api(queue: Queue, settings: ApiSettings) -> Flask:
     require_key(build, settings.auth_key)
     app.register_blueprint(build)
     app.register_blueprint(health)
+    app.register_blueprint(readiness_blueprint(readiness or Readiness({})))
+    if services is not None:
+        app.register_blueprint(v1_blueprint(services))
     return app
 
 
@@ -40,15 +53,21 @@ def api() -> Flask:
     env = Env()
     settings = ApiSettings.from_env(env)
     log_to_stderr(debug=settings.debug)
-    return create_api(open_queue(NatsSettings.from_env(env)), settings)
+    nats = NatsSettings.from_env(env)
+    queue = open_queue(nats)
+    services, writer = open_services(queue, nats, settings)
+    writer.start()
+    probe = NatsProbe(queue.broker.connection)
+    return create_api(queue, settings, services, Readiness({"nats": probe}))
 
 
-def create_logs(store: JobStore, reader: LogReader) -> Flask:
+def create_logs(store: JobStore, reader: LogReader, readiness: Readiness | None = None) -> Flask:
     """The log manager, reading jobs from `store` and their logs through `reader`."""
     app = Flask("hades-logs", static_folder=None)
     add_headers(app)
     add_error_handlers(app)
     app.register_blueprint(logs_blueprint(store, reader))
+    app.register_blueprint(readiness_blueprint(readiness or Readiness({})))
     return app
 
 
@@ -60,7 +79,8 @@ def logs() -> Flask:
     connection = nats.connect()
     store = JobStore(connection, max_age=nats.record_max_age, patience=PUT_PATIENCE)
     events = Events(connection, max_age=nats.log_max_age, patience=PUT_PATIENCE)
-    return create_logs(store, LogReader(connection, store, events))
+    readiness = Readiness({"nats": NatsProbe(connection)})
+    return create_logs(store, LogReader(connection, store, events), readiness)
 
 
 def log_to_stderr(*, debug: bool) -> None:

@@ -107,15 +107,18 @@ class Tail:
         self._sid = line.next_sid()
         self._inbox = f"{line.wire.inbox}.tail.changes"
         line.wire.send(protocol.subscription(self._inbox, self._sid))
-        self._consumer = self._create(after)
+        created = self._create(after)
+        self._consumer = str(created["name"])
+        self.pending = int(created["num_pending"])
+        """Changes that there were when it was opened."""
         self._awaited = 0  # changes that the pull may still bring
         self._count = 0  # as the consumer numbers them
         self._heard = monotonic()
 
-    def _create(self, after: int) -> str:
+    def _create(self, after: int) -> dict[str, Any]:
         request = {"stream_name": self._stream, "config": _config(_subjects(self._stream), after)}
         subject = f"{_API}.CONSUMER.CREATE.{self._stream}"
-        return str(checked(self._line.ask(subject, json.dumps(request).encode()))["name"])
+        return checked(self._line.ask(subject, json.dumps(request).encode()))
 
     def next(self, timeout: float) -> list[Change]:
         """What has come; empty after `timeout` seconds of silence.

@@ -49,16 +49,25 @@ class IndexUnusable(Exception):
 
 
 def index_file(directory: Path, installation: str) -> Path:
-    """The file for one installation, told apart by where its NATS is; makes the directory.
+    """The file of this version for one installation, told apart by where its NATS is.
 
-    Raises IndexUnusable for a directory that others may write to.
+    Raises IndexUnusable.
     """
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    about = directory.lstat()
-    if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.getuid() or about.st_mode & 0o022:
-        raise IndexUnusable(f"{directory} must be a directory that only this user can write to")
+    own(directory)
     digest = hashlib.sha256(installation.encode()).hexdigest()[:12]
-    return directory / f"jobs-{digest}.sqlite3"
+    return directory.resolve() / f"jobs-{digest}-v{VERSION}.sqlite3"
+
+
+def own(directory: Path) -> None:
+    """Make the directory, if need be. Raises IndexUnusable for one that others may write to."""
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        about = directory.lstat()
+    except OSError as error:
+        raise IndexUnusable(f"HADES_INDEX_DIR: {directory}: {error.strerror}") from error
+    if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.getuid() or about.st_mode & 0o022:
+        why = "must be a directory that only this user can write to"
+        raise IndexUnusable(f"HADES_INDEX_DIR: {directory} {why}")
 
 
 def open_for_writing(path: Path) -> sqlite3.Connection:
@@ -68,10 +77,13 @@ def open_for_writing(path: Path) -> sqlite3.Connection:
     connection.execute("PRAGMA synchronous=NORMAL")
     connection.execute("PRAGMA wal_autocheckpoint=4000")
     connection.execute("PRAGMA journal_size_limit=67108864")
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if version != VERSION:
+    if _version(connection) != VERSION:
         make_anew(connection)
     return connection
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
 
 
 def make_anew(connection: sqlite3.Connection) -> None:
@@ -81,8 +93,11 @@ def make_anew(connection: sqlite3.Connection) -> None:
 
 
 def open_for_reading(path: Path) -> sqlite3.Connection:
-    """Raises sqlite3.OperationalError when there is no file yet."""
+    """Raises sqlite3.Error when there is no file yet, or one that its writer has not made anew."""
     connection = _open(path, READER_CACHE_KIB, mode="rw")
+    if _version(connection) != VERSION:
+        connection.close()
+        raise sqlite3.OperationalError("the file is of another version")
     connection.execute("PRAGMA query_only=1")
     return connection
 

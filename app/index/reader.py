@@ -7,19 +7,21 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic, sleep
 
-from dramatiq.errors import BrokerError
-
 from app.index.database import open_for_reading
 from app.index.query import Cursor, Filter, select
+from app.index.rows import tag
+from brokers.nats.errors import BrokerError
 from brokers.record_feed import RecordFeed, StreamState
 
 CATCH_UP_SECONDS = 1.0
 """How long a question waits until the index knows of all that was confirmed before it."""
 IDLE_CONNECTIONS = 4
+COUNTED = 1_000
+"""Jobs with a pair of metadata that are counted; where there are more, it does not matter."""
 
 _LOOKS = (0.001, 0.02)
 """Seconds between two looks at the position: at first, and at most."""
@@ -50,8 +52,8 @@ class JobIndex:
 
     def page(self, wanted: Filter, after: Cursor | None, limit: int) -> Page:
         """Raises IndexAway."""
-        sql, values = select(wanted, after, limit + 1)
         with self._connection() as connection:
+            sql, values = select(_rarest_first(connection, wanted), after, limit + 1)
             found = connection.execute(sql, values).fetchall()
         more, found = len(found) > limit, found[:limit]
         return Page(
@@ -132,3 +134,15 @@ class JobIndex:
         with self._lock:
             while self._idle:
                 self._idle.pop()[1].close()
+
+
+def _rarest_first(connection: sqlite3.Connection, wanted: Filter) -> Filter:
+    """Of several pairs of metadata, the one that the fewest jobs have leads to the jobs."""
+    if len(wanted.metadata) < 2:
+        return wanted
+    counted = "SELECT count(*) FROM (SELECT 1 FROM metadata WHERE tag = ? LIMIT ?)"
+
+    def jobs_with(pair: tuple[str, str]) -> int:
+        return int(connection.execute(counted, (tag(*pair), COUNTED)).fetchone()[0])
+
+    return replace(wanted, metadata=dict(sorted(wanted.metadata.items(), key=jobs_with)))

@@ -50,7 +50,11 @@ class JobTable:
         with self._transaction():
             self._drop(key for key, change in latest.items() if change.value is None)
             self._store(list(_rows(latest.values())))
-            self._connection.execute("UPDATE position SET sequence = ?", (changes[-1].sequence,))
+            self.reached(changes[-1].sequence)
+
+    def reached(self, sequence: int) -> None:
+        """There is nothing to be read up to there."""
+        self._connection.execute("UPDATE position SET sequence = ?", (sequence,))
 
     def prune(self, first: int) -> None:
         """Drop what the stream does not keep any more: revisions below `first`."""

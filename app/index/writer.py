@@ -17,17 +17,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
 
-from dramatiq.errors import BrokerError
-
 from app.index import database
 from app.index.table import JobTable
+from brokers.nats.errors import BrokerError
 from brokers.record_feed import RecordFeed
 
 LOCK_SECONDS = 0.25
 """How often a process without the lock tries to get it."""
 RETRY_SECONDS = 0.25
 PRUNE_SECONDS = 60.0
-LISTEN_SECONDS = 0.5
+LISTEN_SECONDS = 0.2
 """How long a closing writer may still wait for changes."""
 
 _BROKEN = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
@@ -56,11 +55,19 @@ class IndexWriter:
 
     def _run(self) -> None:
         while not self._stopped.is_set():
-            with _lock(self._path.with_suffix(".lock")) as ours:
-                while ours and not self._stopped.is_set():
-                    self._write_until_trouble()
-                    self._stopped.wait(RETRY_SECONDS)
+            try:
+                self._write_while_locked()
+            except (OSError, database.IndexUnusable) as error:
+                log.warning("the index can't be written: %s", error)
             self._stopped.wait(LOCK_SECONDS)
+
+    def _write_while_locked(self) -> None:
+        database.own(self._path.parent)
+        lock = self._path.with_suffix(".lock")
+        with _lock(lock) as number:
+            while number and _is_there(lock, number) and not self._stopped.is_set():
+                self._write_until_trouble()
+                self._stopped.wait(RETRY_SECONDS)
 
     def _write_until_trouble(self) -> None:
         try:
@@ -77,12 +84,14 @@ class IndexWriter:
     def _write(self) -> None:
         connection = database.open_for_writing(self._path)
         try:
-            table = JobTable(connection)
+            table, number = JobTable(connection), self._path.stat().st_ino
             state = self._feed.state()
             with self._feed.tail(table.adopt(state)) as tail:
+                if not tail.pending:
+                    table.reached(state.last)
                 table.prune(state.first)
                 pruned = monotonic()
-                while not self._stopped.is_set():
+                while not self._stopped.is_set() and _is_there(self._path, number):
                     table.apply(tail.next(LISTEN_SECONDS))
                     if monotonic() - pruned > PRUNE_SECONDS:
                         table.prune(self._feed.state().first)
@@ -92,14 +101,22 @@ class IndexWriter:
 
 
 @contextmanager
-def _lock(path: Path) -> Iterator[bool]:
-    """Whether this process has it."""
+def _lock(path: Path) -> Iterator[int]:
+    """The number of the file that this process has locked; 0: another process has."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        yield False
+        yield 0
     else:
-        yield True
+        yield os.fstat(descriptor).st_ino
     finally:
         os.close(descriptor)
+
+
+def _is_there(path: Path, number: int) -> bool:
+    """Whether it is still that file: somebody may tidy up, and readers would look for another."""
+    try:
+        return path.stat().st_ino == number
+    except FileNotFoundError:
+        return False

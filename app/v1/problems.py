@@ -1,0 +1,172 @@
+"""Errors below `/v1`, as problem+json (RFC 9457)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any
+
+from flask import Response, request
+from werkzeug.exceptions import HTTPException, NotFound
+
+from executors.errors import JobInvalid
+
+MEDIA_TYPE = "application/problem+json"
+PREFIX = "urn:hades:problem:"
+RETRY_SECONDS = 1
+
+_KEPT_HEADERS = ("Allow", "WWW-Authenticate", "Retry-After")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Problem:
+    """One error as clients see it."""
+
+    kind: str
+    """Ends the type's URN; empty: the status says all."""
+    status: int
+    title: str
+    """The same for all problems of the kind."""
+    detail: str = ""
+    """What is wrong this time."""
+    more: Mapping[str, Any] = field(default_factory=dict)
+    """Further members."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As its JSON says it."""
+        told = {
+            "type": PREFIX + self.kind if self.kind else "about:blank",
+            "title": self.title,
+            "status": self.status,
+        }
+        return told | ({"detail": self.detail} if self.detail else {}) | dict(self.more)
+
+    def response(self) -> Response:
+        """The answer."""
+        body = json.dumps(self.to_dict())
+        return Response(body, self.status, dict(self.headers), content_type=MEDIA_TYPE)
+
+
+class Refused(Exception):
+    """Ends a request with a problem."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.title)
+        self.problem = problem
+
+
+def concerned() -> bool:
+    """Whether the request is one below `/v1`."""
+    return request.path == "/v1" or request.path.startswith("/v1/")
+
+
+def of_http(error: HTTPException) -> Problem:
+    """Flask's own refusals: no such route, not with this method, and so on."""
+    status = error.code or 500
+    headers = {name: value for name, value in error.get_headers() if name in _KEPT_HEADERS}
+    title = "Not Found" if isinstance(error, NotFound) else error.name
+    return Problem(kind="", status=status, title=title, headers=headers)
+
+
+def job_invalid(error: JobInvalid) -> Problem:
+    """What is wrong with a submission, field by field."""
+    errors = [{"field": path, "message": text} for path, text in error.problems]
+    return Problem(
+        kind="job-invalid",
+        status=HTTPStatus.BAD_REQUEST,
+        title="The job is invalid",
+        detail=str(error),
+        more={"errors": errors},
+    )
+
+
+def parameter_invalid(name: str, why: str) -> Problem:
+    """Of the query, a header, or a body that is no job."""
+    return Problem(
+        kind="parameter-invalid",
+        status=HTTPStatus.BAD_REQUEST,
+        title="A parameter is invalid",
+        detail=f"{name} {why}",
+        more={"errors": [{"field": name, "message": why}]},
+    )
+
+
+def too_large(detail: str) -> Problem:
+    """Of a body, or of the message that a job becomes."""
+    return Problem(
+        kind="too-large",
+        status=HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        title="The request is too large",
+        detail=detail,
+    )
+
+
+def unavailable(detail: str = "NATS does not answer; send the request again") -> Problem:
+    """What the request needs is away for the moment."""
+    return Problem(
+        kind="unavailable",
+        status=HTTPStatus.SERVICE_UNAVAILABLE,
+        title="The service is unavailable",
+        detail=detail,
+        headers={"Retry-After": str(RETRY_SECONDS)},
+    )
+
+
+def internal() -> Problem:
+    """Nothing of what went wrong."""
+    status = HTTPStatus.INTERNAL_SERVER_ERROR
+    return Problem(kind="", status=status, title="Internal Server Error")
+
+
+def unknown_job(job_id: str) -> Problem:
+    """There is no record of it, or not any more."""
+    return Problem(
+        kind="unknown-job",
+        status=HTTPStatus.NOT_FOUND,
+        title="The job is not known",
+        detail=f"there is no job {job_id[:100]}",
+    )
+
+
+def conflict(kind: str, title: str, detail: str, **more: Any) -> Problem:
+    """409: not in the state that the job, or the request, is in."""
+    return Problem(kind=kind, status=HTTPStatus.CONFLICT, title=title, detail=detail, more=more)
+
+
+def not_over(state: str) -> Problem:
+    """The job has no end yet."""
+    return conflict("not-over", "The job is not over", f"the job is {state}", state=state)
+
+
+def is_over(state: str) -> Problem:
+    """The job has another end than the one that is asked for."""
+    return conflict("over", "The job is over", f"the job has ended as {state}", state=state)
+
+
+def payload_gone(job_id: str) -> Problem:
+    """Only the record is left of the job."""
+    detail = f"what job {job_id} was submitted with is not kept any more"
+    return conflict("payload-gone", "The job as it was submitted is gone", detail)
+
+
+def secrets_gone(paths: Sequence[str]) -> Problem:
+    """The job can be tried again only by who knows its secrets."""
+    return conflict(
+        "secrets-gone",
+        "The secrets of the job are gone",
+        "send the job again in the body: its secrets were removed when it ended",
+        errors=[{"field": path, "message": "is not kept"} for path in paths],
+    )
+
+
+def another_job(paths: Sequence[str]) -> Problem:
+    """What was sent to be tried again is not the job that was submitted."""
+    return conflict(
+        "another-job",
+        "The body is another job",
+        "send the job as it was submitted, or submit this one as a new job",
+        errors=[{"field": path, "message": "differs from the job"} for path in paths],
+    )
