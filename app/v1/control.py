@@ -24,7 +24,7 @@ REASON = "stopped by request"
 CATCH_UP_SECONDS = 5.0
 AT_ONCE = 8
 """Jobs of one request that are being stopped at the same time."""
-MASK = "***"
+MASK = "••••••"
 """What stands for a secret in a job that is shown."""
 
 

@@ -164,9 +164,10 @@ def secrets_gone(paths: Sequence[str]) -> Problem:
 
 def another_job(paths: Sequence[str]) -> Problem:
     """What was sent to be tried again is not the job that was submitted."""
-    return conflict(
-        "another-job",
-        "The body is another job",
-        "send the job as it was submitted, or submit this one as a new job",
-        errors=[{"field": path, "message": "differs from the job"} for path in paths],
+    return Problem(
+        kind="another-job",
+        status=HTTPStatus.UNPROCESSABLE_ENTITY,
+        title="The body is another job",
+        detail="send the job as it was submitted, or submit this one as a new job",
+        more={"errors": [{"field": path, "message": "differs from the job"} for path in paths]},
     )
