@@ -15,10 +15,13 @@ import click
 from environs import Env, EnvError
 
 from app import commands
+from app.cli_keys import keys, told
 from app.cli_settings import CliSettings, load_dotenv
 from app.client import HadesClient, LogLine, ServerUnreachable, StateChange, SubmissionRefused
 from app.demo import run_demo
 from app.dev import DevOptions, run_dev
+from app.key_file import read_keys
+from app.settings import ApiSettings
 from executors.errors import HadesError
 from executors.job import JobState
 
@@ -49,6 +52,9 @@ def main() -> None:
     load_dotenv(Path.cwd())
 
 
+main.add_command(keys)
+
+
 def _settings() -> CliSettings:
     try:
         return CliSettings.from_env(Env())
@@ -59,7 +65,19 @@ def _settings() -> CliSettings:
 @main.command()
 def api() -> None:
     """Serve the HTTP API, on API_PORT."""
+    _check_keys()
     commands.become(commands.api_command(_settings()))
+
+
+def _check_keys() -> None:
+    """Better here than in each process of the server."""
+    try:
+        path = ApiSettings.from_env(Env()).api_keys_file
+    except EnvError as error:
+        raise click.UsageError(str(error)) from error
+    with told():
+        if path:
+            read_keys(Path(path))
 
 
 @main.command()

@@ -23,6 +23,7 @@ LOGS_APP = "app.factory:logs()"
 WORKER_BROKER = "workers.main:setup"
 IMAGES_MODULE = "workers.images"
 
+HAND_BACK_SECONDS = 30.0  # after its grace period, for a worker to hand back what it runs
 GRACEFUL_TIMEOUT = 30  # seconds that gunicorn gives its open requests when it stops
 
 
@@ -68,7 +69,7 @@ def web_command(
 def worker_command(settings: CliSettings) -> Command:
     """One process with a thread a job. A busy worker prefetches no job it can't start."""
     threads = str(settings.concurrency)
-    timeout_ms = str(int(settings.shutdown_timeout * 1000))
+    timeout_ms = str(int((settings.shutdown_timeout + HAND_BACK_SECONDS) * 1000))
     options = ["--path", str(ROOT), "--processes", "1", "--threads", threads]
     options += ["--worker-shutdown-timeout", timeout_ms]
     return Command(

@@ -173,7 +173,7 @@ def _environment(options: DevOptions, settings: CliSettings, choice: Choice) -> 
     if choice.executor == "sandbox":
         shared["HADES_SANDBOX_HOST_FALLBACK"] = settings.host_fallback or "true"
     if options.private:
-        shared["AUTH_KEY"] = ""
+        shared.update(AUTH_KEY="", HADES_API_KEYS_FILE="", HADES_RATE_LIMIT="")
         shared["HADES_DATA_DIR"] = str(options.data_dir.resolve() / "sandbox")
     return shared
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 from environs import Env
 from flask import Flask
 
-from app.auth import require_key
+from app.auth import Authenticator, add_auth, require
 from app.build import Queue, build_blueprint
 from app.errors import add_error_handlers
 from app.headers import add_headers
 from app.health import health
+from app.key_file import WatchedKeys
+from app.keys import Scope
+from app.limits import RateLimiter, add_limits
 from app.logs.api import logs_blueprint
 from app.readiness import Readiness, readiness_blueprint
 from app.settings import ApiSettings, LogsSettings
@@ -24,22 +28,32 @@ from brokers.log_reader import LogReader
 from brokers.queue import PUT_PATIENCE, open_queue
 from brokers.reachable import NatsProbe
 from brokers.settings import NatsSettings
+from brokers.shared_limits import SharedLimits, nats_store
+from executors.job import Job
 
 
 def create_api(
     queue: Queue,
     settings: ApiSettings,
+    limits: SharedLimits | None = None,
     services: Services | None = None,
     readiness: Readiness | None = None,
 ) -> Flask:
-    """The HTTP API, putting its jobs on `queue`; without `services` it has no `/v1`."""
+    """The HTTP API, putting its jobs on `queue`. Without `limits`, they hold for this process;
+    without `services` there is no `/v1`.
+
+    Raises KeyFileError.
+    """
     app = Flask("hades-api", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     app.url_map.merge_slashes = False
     add_headers(app)
     add_error_handlers(app)
+    keys = WatchedKeys(Path(settings.api_keys_file)) if settings.api_keys_file else None
+    add_auth(app, Authenticator(settings.auth_key, keys))
+    add_limits(app, RateLimiter(limits or SharedLimits(), settings.rate_limit))
     build = build_blueprint(queue)
-    require_key(build, settings.auth_key)
+    require(build, Scope.SUBMIT)
     app.register_blueprint(build)
     app.register_blueprint(health)
     app.register_blueprint(readiness_blueprint(readiness or Readiness({})))
@@ -49,16 +63,18 @@ def create_api(
 
 
 def api() -> Flask:
-    """For gunicorn: `app.factory:api()`. Raises environs.EnvError, or QueueUnavailable."""
+    """For gunicorn: `app.factory:api()`. Raises environs.EnvError, KeyFileError,
+    IndexUnusable."""
     env = Env()
     settings = ApiSettings.from_env(env)
     log_to_stderr(debug=settings.debug)
     nats = NatsSettings.from_env(env)
-    queue = open_queue(nats)
+    limits = SharedLimits(nats_store(nats.connect()))  # opened when somebody has a limit
+    queue = open_queue(nats, Job.to_dict)
     services, writer = open_services(queue, nats, settings)
     writer.start()
-    probe = NatsProbe(queue.broker.connection)
-    return create_api(queue, settings, services, Readiness({"nats": probe}))
+    readiness = Readiness({"nats": NatsProbe(queue.broker.connection)})
+    return create_api(queue, settings, limits, services, readiness)
 
 
 def create_logs(store: JobStore, reader: LogReader, readiness: Readiness | None = None) -> Flask:

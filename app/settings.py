@@ -7,8 +7,10 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from environs import Env
+from environs import Env, EnvError
 from marshmallow.validate import Range
+
+from brokers.token_buckets import Rate
 
 API_THREADS = 32
 """Requests that one process of the API answers at once."""
@@ -27,7 +29,13 @@ class ApiSettings:
     port: int = 8080
     """Where `hades api` listens, on all addresses. `API_PORT`."""
     auth_key: str = field(default="", repr=False)
-    """Password of the user `hades` for `POST /build`; empty: anybody may. `AUTH_KEY`."""
+    """Password of the user `hades`, who may do everything. Without it and without a file of keys
+    anybody may. `AUTH_KEY`."""
+    api_keys_file: str = ""
+    """Lists the API keys, see `app.keys`; read again when it changes. `HADES_API_KEYS_FILE`."""
+    rate_limit: Rate | None = None
+    """Jobs that each key may submit, if it has no rate of its own; also all those together who have
+    `AUTH_KEY`, or need no key. None: any number. `HADES_RATE_LIMIT` and `HADES_RATE_BURST`."""
     debug: bool = False
     """Debug messages, when the variable is exactly `true`. `DEBUG`."""
     max_body_bytes: int = 983_040
@@ -46,6 +54,8 @@ class ApiSettings:
         return cls(
             port=_number(env, "API_PORT", plain.port, _PORTS),
             auth_key=env.str("AUTH_KEY", ""),
+            api_keys_file=env.str("HADES_API_KEYS_FILE", ""),
+            rate_limit=_rate(env),
             debug=_debug(env),
             max_body_bytes=_number(env, "HADES_MAX_BODY_BYTES", plain.max_body_bytes, Range(min=1)),
             index_dir=Path(env.str("HADES_INDEX_DIR", "") or plain.index_dir),
@@ -72,6 +82,14 @@ def _number(env: Env, name: str, default: int, limits: Range) -> int:
     if not env.str(name, ""):
         return default
     return env.int(name, validate=limits)
+
+
+def _rate(env: Env) -> Rate | None:
+    text, burst = env.str("HADES_RATE_LIMIT", ""), _number(env, "HADES_RATE_BURST", 0, Range(min=1))
+    try:
+        return Rate.parse(text, burst) if text else None
+    except ValueError as error:
+        raise EnvError(f'HADES_RATE_LIMIT is "{text}": {error}') from error
 
 
 def _debug(env: Env) -> bool:

@@ -14,8 +14,9 @@ from nats.aio.msg import Msg
 from brokers import subjects
 from brokers.events import Events
 from brokers.feed import Feed, Source
-from brokers.job_store import JobRecord, JobStore
+from brokers.job_store import JobStore
 from brokers.nats.connection import REQUEST_SECONDS, NatsConnection
+from brokers.records import JobRecord
 
 READ_BATCH = 500
 """Messages of one read, at most."""

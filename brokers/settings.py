@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from environs import Env
+from marshmallow.validate import Range
 
 from brokers.nats.connection import NatsConnection
 
@@ -31,6 +32,9 @@ class NatsSettings:
     """Seconds that a job's record is kept after its last change. `HADES_RECORD_RETENTION`."""
     log_max_age: float = 86_400.0
     """Seconds that logs, states and results stay in their streams. `HADES_LOG_RETENTION`."""
+    max_queued_jobs: int = 100_000
+    """Jobs that may wait or run when another one is submitted; 0: any number. The bound is kept by
+    those who submit, approximately. `HADES_MAX_QUEUED_JOBS`."""
 
     @classmethod
     def from_env(cls, env: Env) -> NatsSettings:
@@ -44,6 +48,7 @@ class NatsSettings:
             max_deliver=env.int("NATS_MAX_DELIVER", 3),
             record_max_age=_seconds(env, "HADES_RECORD_RETENTION", 30 * 86_400.0),
             log_max_age=_seconds(env, "HADES_LOG_RETENTION", 86_400.0),
+            max_queued_jobs=_count(env, "HADES_MAX_QUEUED_JOBS", 100_000),
         )
 
     def connect(self) -> NatsConnection:
@@ -55,6 +60,12 @@ class NatsSettings:
             password=self.password,
             tls=ssl.create_default_context() if self.tls_enabled else None,
         )
+
+
+def _count(env: Env, variable: str, default: int) -> int:
+    if not env.str(variable, ""):
+        return default
+    return env.int(variable, validate=Range(min=0))
 
 
 def _seconds(env: Env, variable: str, default: float) -> float:

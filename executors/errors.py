@@ -4,12 +4,14 @@
     |-- JobInvalid                  a submission breaks the contract; nobody has accepted it
     |-- QueueError                  a valid job was not accepted
     |   |-- JobTooLarge             it does not fit into one message
+    |   |-- JobQueueFull            as many jobs as may wait do so
     |   `-- QueueUnavailable        NATS did not confirm it
     |-- AttemptLost                 another attempt of the job has taken over
     `-- ExecutorError
         |-- StepRefused             this step cannot run here, and no further attempt will help
         |   |-- ImageUnavailable    its image can be neither found nor pulled
         |   `-- LimitUnsupported    it asks for something this executor cannot enforce
+        |-- Stopped                 its workspace was told to stop: no outcome of its own
         `-- InfrastructureError     the machine failed, not the job; another attempt may succeed
             `-- ExecutorUnavailable this executor can run no job at all at the moment
 
@@ -47,6 +49,10 @@ class JobTooLarge(QueueError):
     """The job does not fit into one message."""
 
 
+class JobQueueFull(QueueError):
+    """As many jobs as may wait do so. Nothing was stored."""
+
+
 class QueueUnavailable(QueueError):
     """NATS did not confirm that it has the job."""
 
@@ -80,9 +86,13 @@ class LimitUnsupported(StepRefused):
         super().__init__(f"{field} is not supported here: {why}")
 
 
+class Stopped(ExecutorError):
+    """The attempt's workspace was told to stop. What that means for the job knows who told it."""
+
+
 class InfrastructureError(ExecutorError):
     """The machine failed, not the job. Another attempt may succeed."""
 
 
 class ExecutorUnavailable(InfrastructureError):
-    """No job can be run here at the moment (daemon down, kernel feature missing)."""
+    """No job can be run here at the moment (daemon down, disk full, kernel feature missing)."""

@@ -97,6 +97,9 @@ class Job:
     callback_url: str = ""
     timeout_seconds: int = 0
     """For the whole job, from Running on; 0: none."""
+    status_callback_url: str = ""
+    submitted_by: str = ""
+    """Name of the API key that it came with; empty: none was needed."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types, for the queue; `from_dict` is the inverse."""

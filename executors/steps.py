@@ -4,7 +4,10 @@ A step middleware is called with the step's context and the rest of the chain, a
 step's result. It may change the context on the way in and the result on the way out: the place for
 timeouts, masking, logs, metrics and whatever an installation adds.
 
-    call = chain([StepLogs(batcher), Masking(secrets), Refusals(), Deadline(at)], run_in_workspace)
+    deadline = Deadline(at)
+    pull = Preparing(pull_timeout, deadline.extend)
+    call = chain([StepLogs(batcher), Masking(secrets), Refusals(), deadline, pull],
+                 run_in_workspace)
 """
 
 from __future__ import annotations
@@ -125,3 +128,29 @@ class Deadline:
         if left <= 0:
             return StepResult(exit_code=None, timed_out=True)
         return proceed(replace(context, timeout=left))
+
+    def extend(self, seconds: float) -> None:
+        """Give the job back time that was not its own."""
+        if self._at is not None:
+            self._at += seconds
+
+
+class Preparing:
+    """Has each step's image here before its time begins to count.
+
+    The step keeps the `timeout` that it came with; the time that the image took is told to
+    `not_counted`, also when it never came, for those who count from the job's start.
+    """
+
+    def __init__(self, pull_timeout: float, not_counted: Callable[[float], None]) -> None:
+        """`pull_timeout` is in seconds, for each image."""
+        self._pull_timeout = pull_timeout
+        self._not_counted = not_counted
+
+    def __call__(self, context: StepContext, proceed: StepCall) -> StepResult:
+        started = monotonic()
+        try:
+            context.workspace.prepare(context.step, context.sink, self._pull_timeout)
+        finally:
+            self._not_counted(monotonic() - started)
+        return proceed(context)

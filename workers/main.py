@@ -8,19 +8,23 @@ import sys
 import dramatiq
 from environs import Env, EnvError
 
+from brokers.control import Control
 from brokers.events import Events
 from brokers.job_store import FOREVER, JobStore
 from brokers.nats import NatsBroker
 from brokers.nats.errors import ConnectionFailed
+from brokers.payloads import PayloadStore
 from brokers.queue import open_broker
 from brokers.settings import NatsSettings
 from executors.errors import HadesError
 from executors.registry import create_executor
 from executors.settings import ExecutorSettings
 from workers.actors import declare_run_job
+from workers.drain import Drain
 from workers.middleware import ExecutorMiddleware
 from workers.runner import Runner
 from workers.settings import WorkerSettings
+from workers.watcher import Watcher
 
 log = logging.getLogger(__name__)
 
@@ -48,16 +52,30 @@ def build(env: Env) -> NatsBroker:
     settings = WorkerSettings.from_env(env)
     for room in ("brokers", "executors", "workers"):
         logging.getLogger(room).setLevel(logging.DEBUG if settings.debug else logging.INFO)
-    executor = create_executor(ExecutorSettings.from_env(env), worker=settings.name)
+    executors = ExecutorSettings.from_env(env)
+    executor = create_executor(executors, worker=settings.name)
     executor.check()
+    executor.reap_orphans()
     connection = nats.connect()
     store = JobStore(connection, max_age=nats.record_max_age, patience=FOREVER)
+    payloads = PayloadStore(connection, max_age=nats.record_max_age, patience=FOREVER)
     events = Events(connection, max_age=nats.log_max_age)
-    runner = Runner(store, events, log_limit=settings.log_limit)
+    control = Control(connection)
+    runner = Runner(
+        store, events, log_limit=settings.log_limit, pull_timeout=executors.pull_timeout
+    )
     middleware = ExecutorMiddleware(
-        executor, store, runner, worker=settings.name, max_attempts=nats.max_deliver
+        executor,
+        store,
+        payloads,
+        control,
+        runner,
+        worker=settings.name,
+        max_attempts=nats.max_deliver,
     )
     events.declare()
-    broker = open_broker(nats, connection, middleware=[middleware])
+    Watcher(store, control, middleware.attempts, settings.name).start()
+    drain = Drain(middleware.attempts, grace=settings.grace)
+    broker = open_broker(nats, connection, middleware=[middleware, drain])
     declare_run_job(broker, middleware, runner)
     return broker

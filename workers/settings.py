@@ -19,6 +19,9 @@ class WorkerSettings:
     """By which records and labels call this process: its host and its number."""
     log_limit: int
     """Characters of output that a step may log before its log is cut. `HADES_LOG_LIMIT`."""
+    grace: float
+    """Seconds that a stopping worker gives its running jobs before it hands them back.
+    `HADES_SHUTDOWN_TIMEOUT`."""
     debug: bool
     """Whether to log details. `DEBUG`."""
 
@@ -28,5 +31,6 @@ class WorkerSettings:
         return cls(
             name=f"{socket.gethostname()}-{os.getpid()}",
             log_limit=parse_size(env.str("HADES_LOG_LIMIT", "64m")),
+            grace=env.float("HADES_SHUTDOWN_TIMEOUT", 600.0),
             debug=env.str("DEBUG", "") == "true",
         )

@@ -11,6 +11,7 @@ from flask import Blueprint, Response, jsonify, request, url_for
 
 from app.index.query import Filter
 from app.index.rows import summary
+from app.limits import charge
 from app.v1 import problems
 from app.v1.details import known
 from app.v1.parameters import filter_in_body, only, read_body
@@ -41,9 +42,9 @@ def add_control(blueprint: Blueprint, services: Services) -> None:
     @blueprint.post("/jobs/cancel")
     def cancel_some() -> Response:
         only(())
-        wanted = filter_in_body(read_body())
+        wanted = filter_in_body(read_body(jobs=0))
         if services.index.catch_up(CATCH_UP_SECONDS) != 0:
-            raise Refused(problems.unavailable("the index does not know of all jobs yet"))
+            raise Refused(problems.away("the index does not know of all jobs yet"))
         ids = list(_stop_all(services, wanted))
         return jsonify(stopped=len(ids), ids=ids)
 
@@ -53,6 +54,7 @@ def add_control(blueprint: Blueprint, services: Services) -> None:
         record = known(services, job_id)
         if not record.state.final:
             raise Refused(problems.not_over(record.state))
+        charge()
         job = replace(_again(services, record), submitted_by=record.submitted_by)
         queued = services.queue.retry(job)
         if queued is None:
@@ -84,7 +86,7 @@ def _again(services: Services, record: JobRecord) -> Job:
     """The job as it was submitted: sent again, or as it is kept when that is all of it."""
     shown = services.queue.shown(record.id)
     if request.content_length or request.headers.get("Transfer-Encoding"):
-        job = load_job(read_body(), job_id=record.id)
+        job = load_job(read_body(jobs=0), job_id=record.id)
         if differing := _differences(record, job):
             raise Refused(problems.another_job(differing))
         return job

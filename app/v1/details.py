@@ -61,7 +61,7 @@ def add_details(blueprint: Blueprint, services: Services) -> None:
         if request.accept_mimetypes.best_match(("application/json", _SSE)) != _SSE:
             return jsonify(events=list(changes(history)))
         if not services.waiters.enter():
-            raise Refused(problems.unavailable("too many clients wait here already"))
+            raise Refused(problems.away("too many clients wait here already"))
         frames = _frames(services, job_id, history, _last_event_id())
         answer = Response(frames, mimetype=_SSE, headers=_SSE_HEADERS)
         answer.call_on_close(services.waiters.leave)

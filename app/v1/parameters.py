@@ -27,11 +27,11 @@ def refuse(name: str, why: str) -> Refused:
     return Refused(parameter_invalid(name, why))
 
 
-def read_body() -> Any:
-    """The decoded body, which must say that it is JSON."""
+def read_body(*, jobs: int) -> Any:
+    """The decoded body, which must say that it is JSON; the caller is charged so many jobs."""
     if request.mimetype != "application/json" and not request.mimetype.endswith("+json"):
         raise UnsupportedMediaType
-    return read_json(request)
+    return read_json(request, jobs=jobs)
 
 
 def whole_number(name: str, default: int, least: int, most: int) -> int:

@@ -9,15 +9,15 @@ from http import HTTPStatus
 from typing import Any
 
 from flask import Response, request
-from werkzeug.exceptions import HTTPException, NotFound
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
-from executors.errors import JobInvalid
+from app.auth import LoginRequired, ScopeMissing
+from app.limits import RateLimited
+from executors.errors import JobInvalid, JobQueueFull, JobTooLarge
 
 MEDIA_TYPE = "application/problem+json"
 PREFIX = "urn:hades:problem:"
 RETRY_SECONDS = 1
-
-_KEPT_HEADERS = ("Allow", "WWW-Authenticate", "Retry-After")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,10 +65,44 @@ def concerned() -> bool:
 
 def of_http(error: HTTPException) -> Problem:
     """Flask's own refusals: no such route, not with this method, and so on."""
-    status = error.code or 500
-    headers = {name: value for name, value in error.get_headers() if name in _KEPT_HEADERS}
-    title = "Not Found" if isinstance(error, NotFound) else error.name
-    return Problem(kind="", status=status, title=title, headers=headers)
+    return Problem(kind="", status=error.code or 500, title=error.name)
+
+
+def login_required(error: LoginRequired) -> Problem:
+    """401."""
+    status = HTTPStatus.UNAUTHORIZED
+    return Problem(kind="", status=status, title="Unauthorized", detail="send a key that is valid")
+
+
+def scope_missing(error: ScopeMissing) -> Problem:
+    """403, naming the scope."""
+    return Problem(
+        kind="scope-missing",
+        status=HTTPStatus.FORBIDDEN,
+        title="The key may not do this",
+        detail=str(error),
+        more={"scope": error.scope},
+    )
+
+
+def rate_limited(error: RateLimited) -> Problem:
+    """429."""
+    return Problem(
+        kind="rate-limited",
+        status=HTTPStatus.TOO_MANY_REQUESTS,
+        title="Too many jobs in too short a time",
+        detail=str(error),
+    )
+
+
+def queue_full(error: JobQueueFull) -> Problem:
+    """503: there is no room for the job at the moment."""
+    return Problem(
+        kind="queue-full",
+        status=HTTPStatus.SERVICE_UNAVAILABLE,
+        title="The queue is full",
+        detail="send the request again later",
+    )
 
 
 def job_invalid(error: JobInvalid) -> Problem:
@@ -94,8 +128,17 @@ def parameter_invalid(name: str, why: str) -> Problem:
     )
 
 
-def too_large(detail: str) -> Problem:
-    """Of a body, or of the message that a job becomes."""
+def body_too_large(error: RequestEntityTooLarge) -> Problem:
+    """413, naming the limit."""
+    return _too_large(f"the limit is {request.max_content_length} bytes")
+
+
+def too_large(error: JobTooLarge) -> Problem:
+    """413: the body was within its limit, what it becomes is not."""
+    return _too_large(str(error) or "the job does not fit into one message")
+
+
+def _too_large(detail: str) -> Problem:
     return Problem(
         kind="too-large",
         status=HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
@@ -104,8 +147,13 @@ def too_large(detail: str) -> Problem:
     )
 
 
-def unavailable(detail: str = "NATS does not answer; send the request again") -> Problem:
+def unavailable(error: Exception) -> Problem:
     """What the request needs is away for the moment."""
+    return away("NATS does not answer; send the request again")
+
+
+def away(detail: str) -> Problem:
+    """503."""
     return Problem(
         kind="unavailable",
         status=HTTPStatus.SERVICE_UNAVAILABLE,
@@ -115,7 +163,7 @@ def unavailable(detail: str = "NATS does not answer; send the request again") ->
     )
 
 
-def internal() -> Problem:
+def internal(error: Exception) -> Problem:
     """Nothing of what went wrong."""
     status = HTTPStatus.INTERNAL_SERVER_ERROR
     return Problem(kind="", status=status, title="Internal Server Error")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 
-from flask import Blueprint, Response
+from flask import Blueprint, Response, request
 
+from app.auth import authorize
 from app.index.reader import IndexAway
 from app.v1 import problems
 from app.v1.control import add_control
@@ -13,6 +14,7 @@ from app.v1.details import add_details
 from app.v1.listing import add_listing
 from app.v1.machines import add_machines
 from app.v1.problems import Refused
+from app.v1.scopes import SCOPES
 from app.v1.services import Services
 from app.v1.submission import add_submission
 from brokers.nats.errors import BrokerError
@@ -23,6 +25,7 @@ log = logging.getLogger(__name__)
 def v1_blueprint(services: Services) -> Blueprint:
     """All routes below `/v1`; what each needs of its caller stands in `app.v1.scopes`."""
     blueprint = Blueprint("v1", __name__, url_prefix="/v1")
+    blueprint.before_request(lambda: authorize(SCOPES[request.endpoint or ""]))
     for add in (add_submission, add_listing, add_details, add_control, add_machines):
         add(blueprint, services)
     blueprint.register_error_handler(Refused, _refused)
@@ -36,9 +39,9 @@ def _refused(error: Refused) -> Response:
 
 
 def _index_away(error: IndexAway) -> Response:
-    return problems.unavailable("the index of jobs is not there yet").response()
+    return problems.away("the index of jobs is not there yet").response()
 
 
 def _nats_away(error: BrokerError) -> Response:
     log.warning("a request failed as NATS did not answer: %s", type(error).__name__)
-    return problems.unavailable().response()
+    return problems.unavailable(error).response()

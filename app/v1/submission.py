@@ -10,9 +10,10 @@ from uuid import uuid4
 
 from flask import Blueprint, Response, jsonify, request, url_for
 
+from app.auth import caller
 from app.index.rows import summary
+from app.limits import charge
 from app.v1.accepting import Accepted, accept
-from app.v1.caller import caller_name
 from app.v1.parameters import only, read_body, refuse, whole_number
 from app.v1.problems import Problem, job_invalid
 from app.v1.services import Services
@@ -35,15 +36,17 @@ def add_submission(blueprint: Blueprint, services: Services) -> None:
     def submit() -> Response:
         only(("wait",))
         wait, key = whole_number("wait", 0, 0, MAX_WAIT_SECONDS), _idempotency_key()
-        body, caller = read_body(), caller_name()
+        body, name = read_body(jobs=1), caller().name
         if not _is_batch(body):
-            job = replace(load_job(body, job_id=str(uuid4())), submitted_by=caller)
-            return _one(services, accept(services, [job], caller, key, body), wait)
+            job = replace(load_job(body, job_id=str(uuid4())), submitted_by=name)
+            return _one(services, accept(services, [job], name, key, body), wait)
         if wait:
             raise refuse("wait", "is for one job, not for many")
-        items = [_load(item, caller) for item in _jobs_of(body)]
+        sent = _jobs_of(body)
+        charge(len(sent) - 1)
+        items = [_load(item, name) for item in sent]
         jobs = [item for item in items if isinstance(item, Job)]
-        return _many(items, accept(services, jobs, caller, key, body))
+        return _many(items, accept(services, jobs, name, key, body))
 
 
 def _idempotency_key() -> str:
@@ -65,9 +68,9 @@ def _jobs_of(body: Mapping[str, Any]) -> list[Any]:
     return jobs
 
 
-def _load(item: Any, caller: str) -> Job | Problem:
+def _load(item: Any, name: str) -> Job | Problem:
     try:
-        return replace(load_job(item, job_id=str(uuid4())), submitted_by=caller)
+        return replace(load_job(item, job_id=str(uuid4())), submitted_by=name)
     except JobInvalid as error:
         return job_invalid(error)
 

@@ -218,6 +218,25 @@ class NatsBroker(Broker):
         self.emit_after("enqueue", message, delay)
         return message
 
+    def store(self, messages: Iterable[Message[Any]]) -> list[int]:
+        """`enqueue`, idempotent and confirmed; the messages' numbers in the stream, for `remove`.
+
+        A message that is there already has the number that it had.
+        """
+        prepared = [self._prepare(message, None, True) for message in messages]
+        sequences = self._publisher.publish_many([pub for _, pub in prepared], ENQUEUE_PATIENCE)
+        for message, _ in prepared:
+            self.emit_after("enqueue", message, None)
+        return sequences
+
+    def remove(self, sequence: int) -> bool:
+        """Erase one message of any queue; whether it was there. Who holds it may go on."""
+        return self._queues.remove(sequence)
+
+    def contains(self, sequence: int) -> bool:
+        """Whether the message with this number waits, or is held by a worker."""
+        return self._queues.contains(sequence)
+
     def enqueue_many(
         self, messages: Iterable[Message[Any]], *, delay: float | None = None
     ) -> list[Message[Any]]:
@@ -230,6 +249,16 @@ class NatsBroker(Broker):
         for message, _ in prepared:
             self.emit_after("enqueue", message, delay)
         return [message for message, _ in prepared]
+
+    def check_length(self, queue_name: str) -> None:
+        """Before work is done for a message: raises QueueFull when it would not be enqueued.
+
+        What is not known at once, without a queue that is declared and a NATS that is there, is
+        left to `enqueue`. Raises ConnectionClosed, ConnectionFailed.
+        """
+        known = self.connection.connected and q_name(queue_name) in self._declared
+        if self._limit is not None and known:
+            self._limit.check(q_name(queue_name))
 
     def wait_for_confirms(self, timeout: float | None = None) -> None:
         """Until all that was enqueued is confirmed. `timeout` is in milliseconds.

@@ -272,17 +272,33 @@ class Queues:
             since=str(raw.time or ""),
         )
 
-    def remove(self, sequence: int) -> None:
-        """Delete one message of the stream. One that is gone already is no error."""
+    # Single messages
 
-        async def attempt() -> None:
+    def remove(self, sequence: int) -> bool:
+        """Delete one message of the stream; whether it was there."""
+
+        async def attempt() -> bool:
             try:
                 await self._connection.jetstream.delete_msg(self._names.stream, sequence)
             except nats.js.errors.APIError as error:
                 if error.err_code != _NO_SUCH_MESSAGE:
                     raise
+                return False
+            return True
 
-        self._connection.patiently(attempt, PATIENCE)
+        return self._connection.patiently(attempt, PATIENCE)
+
+    def contains(self, sequence: int) -> bool:
+        """Whether the stream has a message with this number."""
+
+        async def attempt() -> bool:
+            try:
+                await self._connection.jetstream.get_msg(self._names.stream, sequence)
+            except nats.js.errors.NotFoundError:
+                return False
+            return True
+
+        return self._connection.patiently(attempt, PATIENCE)
 
 
 def _ready(info: api.ConsumerInfo) -> int:

@@ -53,7 +53,7 @@ def becomes(command: str, tmp_path: Path, dotenv: str = "", **variables: str) ->
 def test_help_names_all_commands() -> None:
     result = CliRunner().invoke(main, ["--help"])
 
-    for command in ("api", "logs", "worker", "images", "submit", "dev", "demo"):
+    for command in ("api", "logs", "worker", "images", "submit", "dev", "demo", "keys"):
         assert f"  {command} " in result.output
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from brokers import subjects
 from brokers.events import MAX_REASON
-from brokers.job_store import JobRecord
+from brokers.records import JobRecord
 from executors.base import StepResult
 from executors.job import JobState, Step
 from executors.redact import MASK
