@@ -1,4 +1,4 @@
-"""How errors are told: to clients as plain text, below `/v1` as problem+json; and to the log without
+"""How errors are told: to clients as plain text, below `/v1` as problem+json; to the log without
 anything of the request."""
 
 from __future__ import annotations

@@ -83,9 +83,7 @@ class IdempotencyKeys:
         self._bucket = Bucket(connection, subjects.IDEMPOTENCY_BUCKET, max_age=MAX_AGE)
         self._patience = patience
 
-    def reserve(
-        self, caller: str, key: str, fingerprint: str, ids: Sequence[str]
-    ) -> Reservation:
+    def reserve(self, caller: str, key: str, fingerprint: str, ids: Sequence[str]) -> Reservation:
         """What the caller's key stands for; if that is nothing yet, a request with these ids.
 
         Raises KeyReused, KeyBusy, ConnectionClosed, ConnectionFailed.
@@ -140,9 +138,7 @@ class IdempotencyKeys:
 
     def _put(self, held: Reservation, entry: _Entry) -> int:
         value = json.dumps(asdict(entry)).encode()
-        return self._bucket.put(
-            held.key, value, expected=held.revision, patience=self._patience
-        )
+        return self._bucket.put(held.key, value, expected=held.revision, patience=self._patience)
 
 
 def _stage(entry: _Entry, fingerprint: str) -> Stage:

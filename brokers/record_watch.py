@@ -27,9 +27,7 @@ class RecordWatch:
         `after` None: the record as it is, then its changes. None comes after `idle` seconds of
         silence. A record that is removed meanwhile ends it, too.
         """
-        source = Source(
-            stream=self._store.stream, subject=self._store.subject(job_id), after=after
-        )
+        source = Source(stream=self._store.stream, subject=self._store.subject(job_id), after=after)
         with Feed(self._connection, (source,)) as feed:
             while True:
                 messages = feed.next(idle)

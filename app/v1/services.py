@@ -98,4 +98,3 @@ class Services:
     lanes: Lanes
     workers: Workers
     waiters: Waiters
-

@@ -309,5 +309,3 @@ def test_a_directory_that_others_could_have_made_is_refused(tmp_path: Path, kind
         directory.write_text("")
     with pytest.raises(IndexUnusable, match="HADES_INDEX_DIR"):
         index_file(directory, "x")
-
-

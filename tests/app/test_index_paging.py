@@ -84,7 +84,9 @@ def some_jobs(first: list[Any]) -> Iterator[Jobs]:
 
 @settings(deadline=None)
 @given(
-    st.lists(JOBS, max_size=20), st.lists(st.lists(JOBS, max_size=3), max_size=5), FILTERS,
+    st.lists(JOBS, max_size=20),
+    st.lists(st.lists(JOBS, max_size=3), max_size=5),
+    FILTERS,
     st.integers(1, 4),
 )
 def test_every_job_is_on_one_page_whatever_comes_meanwhile(first, later, wanted, limit) -> None:

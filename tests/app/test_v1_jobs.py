@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
 import pytest
 from v1_site import MASK, SECRET, V1Site, assert_problem
 
+from app.v1.scopes import SCOPES
 from brokers.transitions import HandBack
+from brokers.worker_registry import WorkerRegistry, WorkerState, WorkerStatus
 from executors.job import JobState
 
 UNKNOWN = "00000000-0000-4000-8000-000000000000"
@@ -381,8 +384,29 @@ def test_the_oldest_is_the_first_that_no_worker_has_had(alone) -> None:
     assert alone.get("queue").json["in_flight"] == 0
 
 
-def test_there_may_be_no_worker(alone) -> None:
+def test_workers_are_listed_as_long_as_they_are_alive(alone) -> None:
     assert alone.get("workers").json == {"workers": []}
+    statuses = [
+        WorkerStatus(name="b.2", host="b", pid=2, executor="docker", version="1", concurrency=4),
+        WorkerStatus(
+            name="a.1",
+            host="a",
+            pid=1,
+            executor="sandbox",
+            version="1",
+            concurrency=2,
+            busy=1,
+            state=WorkerState.PAUSED,
+            reason="the disk is full",
+        ),
+    ]
+    registry = WorkerRegistry(alone.queue.broker.connection)
+    for status in statuses:
+        registry.tell(status)
+    told = alone.get("workers").json["workers"]
+    assert told == [asdict(status) for status in reversed(statuses)]
+    registry.leave("a.1")
+    assert [worker["name"] for worker in alone.get("workers").json["workers"]] == ["b.2"]
 
 
 # --- routes --------------------------------------------------------------------------------------
@@ -421,9 +445,5 @@ def test_a_nats_that_is_away_is_a_503(alone, own_server) -> None:
 
 
 def test_every_route_has_its_scope(site) -> None:
-    from app.v1.scopes import SCOPES
-
     routes = {rule.endpoint for rule in site.app.url_map.iter_rules() if "/v1/" in rule.rule}
     assert routes == set(SCOPES)
-
-

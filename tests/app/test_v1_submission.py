@@ -221,7 +221,7 @@ def test_a_request_that_was_refused_begins_anew(site, monkeypatch) -> None:
     refused = list[str]()
     with monkeypatch.context() as patch:
         patch.setattr(site.queue, "put_many", fail)
-        assert_problem(site.post("jobs", json=site.job(), headers=keyed(site.name)), 503, "unavailable")
+        assert_problem(again(site), 503, "unavailable")
     while (answer := again(site)).status_code == 409:
         pass
     assert answer.status_code == 202

@@ -39,7 +39,7 @@ class V1Site:
         self.store = self.queue.store
         self.services, self._writer = open_services(self.queue, nats, settings)
         self._writer.start()
-        self.app = create_api(self.queue, settings, self.services)
+        self.app = create_api(self.queue, settings, services=self.services)
         self.client: FlaskClient = self.app.test_client()
         self.name = f"job-{uuid.uuid4().hex}"
         """Of all jobs of this site: others share the server."""
