@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
+from base64 import b64encode
 from collections.abc import Iterator
 
 import pytest
 from v1_site import V1Site, assert_problem
 
 from brokers import idempotency
-from executors.errors import QueueUnavailable
+from brokers.token_buckets import Rate
+from executors.errors import JobQueueFull, QueueUnavailable
 from executors.job import JobState
 
 
@@ -70,6 +72,35 @@ def test_a_parameter_that_nobody_knows_is_refused(site) -> None:
     problem = assert_problem(site.post("jobs?wiat=3", json=site.job()), 400, "parameter-invalid")
     assert problem["errors"][0]["field"] == "wiat"
     assert site.listed() == []
+
+
+def test_a_job_carries_the_name_of_its_key(nats_server, tmp_path) -> None:
+    site = V1Site(nats_server.url, tmp_path, auth_key="k")
+    headers = {"Authorization": "Basic " + b64encode(b"hades:k").decode()}
+    answer = site.post("jobs", json=site.job(), headers=headers)
+    assert answer.json["submitted_by"] == "hades"
+    listed = site.get(f"jobs?submitted_by=hades&name={site.name}", headers=headers)
+    assert [job["id"] for job in listed.json["jobs"]] == [answer.json["id"]]
+    site.close()
+
+
+def test_each_job_of_a_batch_counts_for_the_rate_limit(nats_server, tmp_path) -> None:
+    rate = Rate(amount=1, unit="h", burst=3)
+    site = V1Site(nats_server.url, tmp_path, rate_limit=rate)
+    answer = site.post("jobs", json={"jobs": [site.job()] * 4})
+    assert_problem(answer, 429, "rate-limited")
+    assert int(answer.headers["Retry-After"]) > 0
+    site.close()
+
+
+def test_a_full_queue_is_a_503_that_says_when_to_come_again(site, monkeypatch) -> None:
+    def fail(jobs) -> None:
+        raise JobQueueFull("it holds 3")
+
+    monkeypatch.setattr(site.queue, "put_many", fail)
+    answer = site.post("jobs", json=site.job())
+    assert_problem(answer, 503, "queue-full")
+    assert answer.headers["Retry-After"] == "5"
 
 
 # --- many ----------------------------------------------------------------------------------------

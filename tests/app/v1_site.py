@@ -32,9 +32,10 @@ def redact(job: Job) -> dict[str, Any]:
 class V1Site:
     """One API process."""
 
-    def __init__(self, url: str, directory: Path, waiters: int = 4) -> None:
+    def __init__(self, url: str, directory: Path, **options: Any) -> None:
+        """`options` are fields of the API's settings."""
         nats = NatsSettings(url=url)
-        settings = ApiSettings(index_dir=directory / "index", waiters=waiters)
+        settings = ApiSettings(index_dir=directory / "index", waiters=4, **options)
         self.queue = open_queue(nats, redact)
         self.store = self.queue.store
         self.services, self._writer = open_services(self.queue, nats, settings)
