@@ -22,6 +22,7 @@ API_APP = "app.factory:api()"
 LOGS_APP = "app.factory:logs()"
 WORKER_BROKER = "workers.main:setup"
 IMAGES_MODULE = "workers.images"
+CALLBACKS_MODULE = "app.logs.callbacks.main"
 
 HAND_BACK_SECONDS = 30.0  # after its grace period, for a worker to hand back what it runs
 GRACEFUL_TIMEOUT = 30  # seconds that gunicorn gives its open requests when it stops
@@ -81,6 +82,11 @@ def worker_command(settings: CliSettings) -> Command:
 def images_command(arguments: Sequence[str]) -> Command:
     """The sandbox's image store, kept by `workers`, which this floor does not import."""
     return Command(argv=_python(IMAGES_MODULE, *arguments), env={"PYTHONPATH": str(ROOT)})
+
+
+def callbacks_command(arguments: Sequence[str]) -> Command:
+    """The outbox, without a log manager."""
+    return Command(argv=_python(CALLBACKS_MODULE, *arguments), env={"PYTHONPATH": str(ROOT)})
 
 
 def become(command: Command) -> NoReturn:

@@ -17,19 +17,21 @@ from app.key_file import WatchedKeys
 from app.keys import Scope
 from app.limits import RateLimiter, add_limits
 from app.logs.api import logs_blueprint
+from app.logs.callbacks.service import CallbackService, callback_service
 from app.readiness import Readiness, readiness_blueprint
-from app.settings import ApiSettings, LogsSettings
+from app.settings import ApiSettings, CallbackSettings, LogsSettings
 from app.v1.opening import open_services
 from app.v1.routes import v1_blueprint
 from app.v1.services import Services
 from brokers.events import Events
 from brokers.job_store import JobStore
 from brokers.log_reader import LogReader
+from brokers.nats.connection import NatsConnection
 from brokers.queue import PUT_PATIENCE, open_queue
 from brokers.reachable import NatsProbe
 from brokers.settings import NatsSettings
 from brokers.shared_limits import SharedLimits, nats_store
-from executors.job import Job
+from executors.redaction_settings import RedactionSettings
 
 
 def create_api(
@@ -70,7 +72,8 @@ def api() -> Flask:
     log_to_stderr(debug=settings.debug)
     nats = NatsSettings.from_env(env)
     limits = SharedLimits(nats_store(nats.connect()))  # opened when somebody has a limit
-    queue = open_queue(nats, Job.to_dict)
+    redactor = RedactionSettings.from_env(env).redactor()
+    queue = open_queue(nats, redactor.job)
     services, writer = open_services(queue, nats, settings)
     writer.start()
     readiness = Readiness({"nats": NatsProbe(queue.broker.connection)})
@@ -92,11 +95,27 @@ def logs() -> Flask:
     env = Env()
     nats = NatsSettings.from_env(env)
     log_to_stderr(debug=LogsSettings.from_env(env).debug)
+    connection, store, reader = _readers(nats)
+    if CallbackSettings.from_env(env).threads:
+        callback_service(env, connection, store, reader).start()
+    return create_logs(store, reader, Readiness({"nats": NatsProbe(connection)}))
+
+
+def callbacks() -> CallbackService:
+    """For `hades callbacks`: what sends them, not started yet. Raises environs.EnvError."""
+    env = Env()
+    nats = NatsSettings.from_env(env)
+    log_to_stderr(debug=LogsSettings.from_env(env).debug)
+    connection, store, reader = _readers(nats)
+    return callback_service(env, connection, store, reader)
+
+
+def _readers(nats: NatsSettings) -> tuple[NatsConnection, JobStore, LogReader]:
+    """All on one connection."""
     connection = nats.connect()
     store = JobStore(connection, max_age=nats.record_max_age, patience=PUT_PATIENCE)
     events = Events(connection, max_age=nats.log_max_age, patience=PUT_PATIENCE)
-    readiness = Readiness({"nats": NatsProbe(connection)})
-    return create_logs(store, LogReader(connection, store, events), readiness)
+    return connection, store, LogReader(connection, store, events)
 
 
 def log_to_stderr(*, debug: bool) -> None:
@@ -104,3 +123,5 @@ def log_to_stderr(*, debug: bool) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     for room in ("app", "brokers"):
         logging.getLogger(room).setLevel(logging.DEBUG if debug else logging.INFO)
+    for library in ("httpcore", "httpx"):
+        logging.getLogger(library).setLevel(logging.WARNING)

@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 import math
 import threading
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 from nats.js import api
 
@@ -22,7 +22,16 @@ from brokers.nats.streams import ensure_stream
 from brokers.records import JobRecord
 from executors.job import LogBatch
 
-Listener = Callable[[JobRecord], None]
+
+class Listener(Protocol):
+    """Somebody who wants to know what becomes of jobs. Again must do no harm."""
+
+    def changed(self, record: JobRecord) -> None:
+        """The job has entered a state that is not final."""
+
+    def ended(self, record: JobRecord) -> None:
+        """The job is over."""
+
 
 MAX_REASON = 500
 """Characters of a reason on the wire."""
@@ -78,7 +87,7 @@ class Events:
             await ensure_stream(self.connection.jetstream, config)
 
     def changed(self, record: JobRecord) -> None:
-        """Say that the job entered its state. Again does no harm, for a minute."""
+        """Say that the job entered a state that is not final. Again does no harm, for a minute."""
         self.all_changed([record])
 
     def all_changed(self, records: Sequence[JobRecord]) -> None:
@@ -86,12 +95,13 @@ class Events:
         self._publish([_status(record) for record in records])
         for record in records:
             for listener in self._listeners:
-                listener(record)
+                listener.changed(record)
 
     def ended(self, record: JobRecord) -> None:
         """Tell how the job ended. Again does no harm: for a while, streams drop what they have."""
-        self._publish([_result(record)])
-        self.changed(record)
+        self._publish([_result(record), _status(record)])
+        for listener in self._listeners:
+            listener.ended(record)
 
     def log(self, batch: LogBatch) -> None:
         """Publish some lines of one step."""

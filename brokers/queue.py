@@ -18,12 +18,14 @@ from dramatiq import Message
 from dramatiq.errors import BrokerConnectionError, BrokerError
 
 from brokers import subjects
+from brokers.callbacks.queue import open_callbacks
+from brokers.callbacks.targets import CallbackTargets
 from brokers.control import Control
 from brokers.events import Events
 from brokers.job_store import JobStore
 from brokers.nats import NatsBroker
-from brokers.nats.connection import NatsConnection
 from brokers.nats.errors import MessageTooLarge, QueueFull
+from brokers.opening import open_broker
 from brokers.payloads import PayloadStore
 from brokers.records import JobRecord
 from brokers.settings import NatsSettings
@@ -44,19 +46,6 @@ Redact = Callable[[Job], dict[str, Any]]
 """A job as `Job.to_dict` has it, without its secrets."""
 
 log = logging.getLogger(__name__)
-
-
-def open_broker(
-    settings: NatsSettings, connection: NatsConnection, **options: object
-) -> NatsBroker:
-    """The queue's broker; its lanes are the three priorities, 0 the lowest."""
-    return NatsBroker(
-        connection=connection,
-        namespace=subjects.QUEUE_NAMESPACE,
-        ack_wait=settings.ack_wait,
-        max_priority=len(Priority) - 1,
-        **options,  # type: ignore[arg-type]
-    )
 
 
 def message_of(job: Job) -> Message[None]:
@@ -96,12 +85,15 @@ class JobQueue:
         events: Events,
         payloads: PayloadStore,
         redact: Redact,
+        targets: CallbackTargets | None = None,
     ) -> None:
+        """`targets` keeps the callback URLs of jobs; None: nobody is called."""
         self.broker = broker
         self.store = store
         self._events = events
         self._payloads = payloads
         self._redact = redact
+        self._targets = targets
         self._control = Control(broker.connection)
         self._closed = False
 
@@ -127,6 +119,7 @@ class JobQueue:
         ]
         try:
             with _told_to_the_client():
+                self._note_targets(jobs)
                 self._events.all_changed(records)
                 sequences = self._enqueue([(job, job.id) for job in jobs])
         except QueueError as error:
@@ -138,6 +131,12 @@ class JobQueue:
         ]
         self._record(queued, shown)
         return queued
+
+    def _note_targets(self, jobs: Iterable[Job]) -> None:
+        """Who wants to be called, before there is anything to tell."""
+        for job in jobs:
+            if self._targets and (job.callback_url or job.status_callback_url):
+                self._targets.put(job.id, job.callback_url, job.status_callback_url)
 
     def _enqueue(self, jobs: Iterable[tuple[Job, str]]) -> list[int]:
         """Each with the id of its message."""
@@ -216,6 +215,7 @@ class JobQueue:
             record = self.store.retry(job.id)
             if record is None:
                 return None
+            self._note_targets([job])
             self._events.changed(record)
             [sequence] = self._enqueue([(job, f"{job.id} {record.queued_at}")])
             self.store.queued(record, sequence)
@@ -260,6 +260,7 @@ def _told_to_the_client() -> Iterator[None]:
 def open_queue(settings: NatsSettings, redact: Redact) -> JobQueue:
     """A queue with a connection of its own, opened by the first job."""
     connection = settings.connect()
+    callbacks = open_callbacks(settings, connection)
     return JobQueue(
         open_broker(
             settings,
@@ -268,7 +269,13 @@ def open_queue(settings: NatsSettings, redact: Redact) -> JobQueue:
             max_queue_length=settings.max_queued_jobs or None,
         ),
         JobStore(connection, max_age=settings.record_max_age, patience=PUT_PATIENCE),
-        Events(connection, max_age=settings.log_max_age, patience=PUT_PATIENCE),
+        Events(
+            connection,
+            max_age=settings.log_max_age,
+            patience=PUT_PATIENCE,
+            listeners=[callbacks],
+        ),
         PayloadStore(connection, max_age=settings.record_max_age, patience=PUT_PATIENCE),
         redact,
+        callbacks.targets,
     )

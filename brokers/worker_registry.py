@@ -1,10 +1,10 @@
-"""Which workers are alive, and what each says of itself. Who says nothing for a while is gone."""
+"""Which workers there are, as they say themselves, again and again, for as long as they live."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -12,23 +12,25 @@ from brokers import subjects
 from brokers.nats.buckets import PATIENCE, Bucket
 from brokers.nats.connection import NatsConnection
 
-GONE_SECONDS = 30.0
-"""Silence after which a worker is not listed any more."""
+BEAT_SECONDS = 10.0
+"""How often a worker says that it is there."""
+FORGET_SECONDS = 35.0
+"""After so long a silence a worker is gone."""
 
 
 class WorkerState(StrEnum):
-    """Whether a worker takes jobs."""
+    """What a worker is up to."""
 
     RUNNING = "running"
     PAUSED = "paused"
-    """It can't run any at the moment, and says why."""
+    """It cannot run jobs at the moment."""
     DRAINING = "draining"
-    """It finishes what it has, and leaves."""
+    """It finishes its jobs and takes no further ones."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WorkerStatus:
-    """What a worker says of itself."""
+    """What one worker process says of itself."""
 
     name: str
     host: str
@@ -36,51 +38,47 @@ class WorkerStatus:
     executor: str
     version: str
     concurrency: int
+    """Jobs that it runs at once."""
     busy: int = 0
-    """Jobs that it runs."""
+    """Jobs that it runs now."""
     state: WorkerState = WorkerState.RUNNING
     reason: str = ""
     """Why it is paused."""
-    started_at: str = ""
-    """RFC 3339, UTC."""
-    seen_at: str = ""
-    """When it said so."""
+    started_at: str
+    """RFC 3339, UTC, like `seen_at`."""
+    seen_at: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types; `from_dict` is the inverse."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> WorkerStatus:
+        """Fields that this version does not know are left out."""
+        known = {key: value for key, value in data.items() if key in cls.__slots__}
+        return cls(**{**known, "state": WorkerState(known["state"])})
 
 
 class WorkerRegistry:
-    """`patience` is how long, in seconds, it waits for NATS to come back."""
+    """All workers that live. `patience` is in seconds."""
 
     def __init__(self, connection: NatsConnection, *, patience: float = PATIENCE) -> None:
-        self._bucket = Bucket(connection, subjects.WORKER_BUCKET)
+        self._bucket = Bucket(connection, subjects.WORKER_BUCKET, max_age=3600.0, storage="memory")
         self._patience = patience
 
-    def tell(self, status: WorkerStatus) -> None:
-        """To be repeated well within GONE_SECONDS."""
-        value = json.dumps(asdict(status)).encode()
-        self._bucket.put(_key(status.name), value, ttl=GONE_SECONDS, patience=self._patience)
+    def put(self, status: WorkerStatus) -> None:
+        """Say what is so now."""
+        value = json.dumps(status.to_dict()).encode()
+        self._bucket.put(status.name, value, ttl=FORGET_SECONDS, patience=self._patience)
 
-    def leave(self, name: str) -> None:
-        """The worker is gone, and says so."""
-        self._bucket.delete(_key(name))
+    def remove(self, name: str) -> None:
+        """The worker goes."""
+        self._bucket.delete(name)
 
     def list(self) -> list[WorkerStatus]:
-        """Those that are alive, by name."""
-        keys = self._bucket.keys()
-        found = self._bucket.patiently(
-            lambda line: self._bucket.read_from_leader(line, keys), self._patience
+        """By name."""
+        found = self._bucket.values(patience=self._patience)
+        return sorted(
+            (WorkerStatus.from_dict(json.loads(value)) for value in found),
+            key=lambda status: status.name,
         )
-        values = [entry.current for entry in found.values()]
-        statuses = [_status(json.loads(value)) for value in values if value is not None]
-        return sorted(statuses, key=lambda status: status.name)
-
-
-def _key(name: str) -> str:
-    """As it stands in the subject, too."""
-    return name.encode().hex()
-
-
-def _status(data: Mapping[str, Any]) -> WorkerStatus:
-    """Fields that this version does not know are left out."""
-    names = {field.name for field in fields(WorkerStatus)}
-    known = {name: value for name, value in data.items() if name in names}
-    return WorkerStatus(**{**known, "state": WorkerState(known["state"])})

@@ -24,6 +24,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import ClassVar, Protocol
 
 from executors.job import Job, Step
@@ -65,6 +66,13 @@ class NullSink:
         """See `Sink.write`."""
 
 
+class TimeLimit(StrEnum):
+    """Whose time was up."""
+
+    JOB = "job"
+    STEP = "step"
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepResult:
     """How a step that was started, or should have been, ended."""
@@ -74,7 +82,13 @@ class StepResult:
     timed_out: bool = False
     oom_killed: bool = False
     reason: str = ""
-    """Why it never started; empty when it did."""
+    """Why it never started, or that its own time was up; otherwise empty."""
+    limit: TimeLimit | None = None
+    """Which one ended a step that timed out. Set around the executor, as is what follows."""
+    no_image: bool = False
+    """Whether it never started because its image could not be had."""
+    tries: int = 1
+    """Runs of the step, this one included."""
 
     @property
     def succeeded(self) -> bool:

@@ -64,12 +64,13 @@ class ExecutorMiddleware(Middleware):
         payloads: PayloadStore,
         control: Control,
         runner: Runner,
+        attempts: Attempts,
         *,
         worker: str,
         max_attempts: int,
         unavailable: Callable[[ExecutorUnavailable], None] | None = None,
     ) -> None:
-        self.attempts = Attempts()
+        self.attempts = attempts
         self._executor = executor
         self._store = store
         self._payloads = payloads

@@ -10,11 +10,12 @@ from brokers.events import MAX_REASON, Events
 from brokers.job_store import JobStore, Lease
 from brokers.records import JobRecord, StepRecord, StepState, utc_now
 from brokers.transitions import HandBack
-from executors.base import NullSink, StepResult, Workspace
+from executors.base import NullSink, StepResult, TimeLimit, Workspace
 from executors.errors import AttemptLost, Stopped
 from executors.job import Job, JobState
 from executors.logs import LogBatcher
 from executors.redact import mask, secrets_of
+from executors.retrying import Retrying, ends_of
 from executors.steps import (
     Deadline,
     Masking,
@@ -55,6 +56,19 @@ class Attempt:
     def __post_init__(self) -> None:
         self.steps = list(self.lease.record.steps)
 
+    def wait(self, seconds: float) -> None:
+        """Raises Stopped as soon as the attempt is stopped."""
+        if self.running.stopping.wait(seconds):
+            raise Stopped("the attempt was stopped")
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """The step's result that made the job fail, and how that is told."""
+
+    result: StepResult
+    reason: str
+
 
 class Runner:
     """Tells what happens through `events`, and writes it into `store` first: that is the truth.
@@ -82,14 +96,21 @@ class Runner:
     def _run(self, attempt: Attempt) -> None:
         job, lease = attempt.job, attempt.lease
         log.info("job runs", extra={"job_id": job.id, "attempt": lease.attempt})
-        deadline = monotonic() + job.timeout_seconds if job.timeout_seconds else None
         batcher = LogBatcher(job.id, lease.attempt, self._events.log)
         try:
-            reason = self._run_steps(attempt, self._chain(job, batcher, deadline))
+            failure = self._run_steps(attempt, self._chain(attempt, batcher))
         finally:
             batcher.close()  # before the state: who reads Succeeded finds a complete log
-        state = JobState.FAILED if reason else JobState.SUCCEEDED
-        self.end(job, lease, state, reason, attempt.steps)
+        if failure is None:
+            self.end(job, lease, JobState.SUCCEEDED, "", attempt.steps)
+            return
+        self._raise_if_it_may_try_again(attempt, failure)
+        self.end(job, lease, JobState.FAILED, failure.reason, attempt.steps)
+
+    def _raise_if_it_may_try_again(self, attempt: Attempt, failure: _Failure) -> None:
+        retry, tries = attempt.job.retry, attempt.lease.record.tries
+        if tries < retry.max and not ends_of(failure.result).isdisjoint(retry.on):
+            raise Again(presentable(failure.reason, attempt.job), retry.pause(tries + 1))
 
     def started(self, lease: Lease) -> None:
         """Say that the attempt runs."""
@@ -117,12 +138,14 @@ class Runner:
         """Tell again how the job ended: whoever ended it may have died before it could."""
         self._events.ended(record)
 
-    def _chain(self, job: Job, batcher: LogBatcher, at: float | None) -> StepCall:
-        deadline = Deadline(at)
+    def _chain(self, attempt: Attempt, batcher: LogBatcher) -> StepCall:
+        limit = attempt.job.timeout_seconds
+        deadline = Deadline(monotonic() + limit if limit else None)
         return chain(
             [
                 StepLogs(batcher, limit=self._log_limit),
-                Masking(secrets_of(job)),
+                Masking(secrets_of(attempt.job)),
+                Retrying(attempt.wait, deadline.left),
                 Refusals(),
                 deadline,
                 Preparing(self._pull_timeout, deadline.extend),
@@ -130,8 +153,8 @@ class Runner:
             run_in_workspace,
         )
 
-    def _run_steps(self, attempt: Attempt, call: StepCall) -> str:
-        """Why the job failed; empty when it did not."""
+    def _run_steps(self, attempt: Attempt, call: StepCall) -> _Failure | None:
+        """What made the job fail."""
         job = attempt.job
         for index, step in enumerate(job.steps):
             self._begin(attempt, index)
@@ -145,11 +168,11 @@ class Runner:
                 )
             )
             attempt.steps[index] = _ended(attempt.steps[index], job, result)
-            if result.timed_out:
-                return f"job timed out after {job.timeout_seconds} seconds"
+            if result.limit is TimeLimit.JOB:
+                return _Failure(result, f"job timed out after {job.timeout_seconds} seconds")
             if not result.succeeded and not step.continue_on_error:
-                return why(result)
-        return ""
+                return _Failure(result, why(result))
+        return None
 
     def _begin(self, attempt: Attempt, index: int) -> None:
         attempt.steps[index] = replace(
@@ -180,6 +203,6 @@ def _ended(running: StepRecord, job: Job, result: StepResult) -> StepRecord:
         timed_out=result.timed_out,
         oom_killed=result.oom_killed,
         reason=presentable(result.reason, job),
-        tries=1,
+        tries=result.tries,
         finished_at=utc_now(),
     )

@@ -123,6 +123,7 @@ class NatsBroker(Broker):
         self.held = Held(self.connection.open_wire, ack_wait)
         self.consumers: set[NatsConsumer] = set()
         self.closed = False
+        self.paused = False
         self.runs = Runs(self.connection, namespace, options, max_deliver) if max_deliver else None
         self._dead_letters = DeadLetters(
             self._publisher,
@@ -330,6 +331,8 @@ class NatsBroker(Broker):
         self.declare_now(queue_name)
         consumer = NatsConsumer(self, queue_name, prefetch, timeout)
         self.consumers.add(consumer)
+        if self.paused:
+            consumer.pause()
         return consumer
 
     def bury(self, queue_name: str, arrival: Arrival, reason: str, error: str = "") -> None:
@@ -341,6 +344,22 @@ class NatsBroker(Broker):
         if self.runs is not None:
             self.runs.handed_back(delivery_of(arrival.reply))
         self.held.settle(arrival.reply, NAK)
+
+    def pause(self) -> None:
+        """Take no message in this process until `resume`; what waits here goes back to the queue.
+
+        What runs goes on, and is acknowledged. Idempotent.
+        """
+        self.paused = True
+        for consumer in list(self.consumers):
+            consumer.pause()
+
+    def resume(self) -> None:
+        """Take messages again. Idempotent."""
+        if self.paused:
+            self.paused = False
+            for consumer in list(self.consumers):
+                consumer.resume()
 
     def stop_pulling(self) -> None:
         """Take no further message in this process; what waits here goes back to the queue."""

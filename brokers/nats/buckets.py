@@ -231,6 +231,20 @@ class Bucket:
             if not subjects or len(found) >= page.get("total", 0):
                 return found
 
+    def values(self, *, patience: float = PATIENCE) -> list[bytes]:
+        """All that there are at the moment, unordered. For buckets of a few hundred."""
+        return self.patiently(self._values, patience)
+
+    def _values(self, line: Line) -> list[bytes]:
+        prefix, found = f"{_API}.DIRECT.GET.{self.stream}.$KV.{self.name}.", list[bytes]()
+        keys = self._keys(line)
+        for start in range(0, len(keys), _AT_ONCE):
+            batch = keys[start : start + _AT_ONCE]
+            answers = line.ask_all([(prefix + key, b"", {}) for key in batch])
+            values = (entry_of(answer).current for answer in answers)
+            found += [value for value in values if value is not None]
+        return found
+
     def _info(self, line: Line, wanted: dict[str, object]) -> dict[str, Any]:
         return checked(line.ask(f"{_API}.STREAM.INFO.{self.stream}", json.dumps(wanted).encode()))
 

@@ -10,7 +10,7 @@ import nats.js.errors
 from brokers import subjects
 from brokers.job_store import JobStore
 from brokers.nats.streams import Names
-from brokers.queue import open_broker
+from brokers.opening import open_broker
 from brokers.records import JobRecord
 from brokers.settings import NatsSettings
 

@@ -386,8 +386,9 @@ def test_the_oldest_is_the_first_that_no_worker_has_had(alone) -> None:
 
 def test_workers_are_listed_as_long_as_they_are_alive(alone) -> None:
     assert alone.get("workers").json == {"workers": []}
+    seen = {"started_at": "2026-01-01T00:00:00.000000Z", "seen_at": "2026-01-01T00:00:00.000000Z"}
     statuses = [
-        WorkerStatus(name="b.2", host="b", pid=2, executor="docker", version="1", concurrency=4),
+        WorkerStatus(name="b.2", host="b", pid=2, executor="docker", version="1", concurrency=4, **seen),
         WorkerStatus(
             name="a.1",
             host="a",
@@ -398,14 +399,15 @@ def test_workers_are_listed_as_long_as_they_are_alive(alone) -> None:
             busy=1,
             state=WorkerState.PAUSED,
             reason="the disk is full",
+            **seen,
         ),
     ]
     registry = WorkerRegistry(alone.queue.broker.connection)
     for status in statuses:
-        registry.tell(status)
+        registry.put(status)
     told = alone.get("workers").json["workers"]
     assert told == [asdict(status) for status in reversed(statuses)]
-    registry.leave("a.1")
+    registry.remove("a.1")
     assert [worker["name"] for worker in alone.get("workers").json["workers"]] == ["b.2"]
 
 

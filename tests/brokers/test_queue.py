@@ -18,8 +18,9 @@ from brokers import subjects
 from brokers.events import Events
 from brokers.job_store import JobStore
 from brokers.nats.connection import NatsConnection
+from brokers.opening import open_broker
 from brokers.payloads import PayloadStore
-from brokers.queue import JobQueue, job_in, message_of, open_broker, open_queue
+from brokers.queue import JobQueue, job_in, message_of, open_queue
 from brokers.records import MAX_METADATA, MAX_TEXT, JobRecord
 from brokers.settings import NatsSettings
 from executors.errors import JobQueueFull, QueueUnavailable
@@ -220,7 +221,10 @@ def test_what_was_refused_while_nats_was_away_does_not_run_when_it_is_back(
     until(lambda: queue.connected)
     queue.put(job(name="after"))
     assert [message.args[0]["name"] for message in lane(connection, 2)] == ["before", "after"]
-    assert store.get(refused.id) is None
+    until(lambda: store.get(refused.id))
+    record = store.get(refused.id)
+    assert record is not None
+    assert (record.state, record.attempt) == (JobState.FAILED, 0)
 
 
 def test_what_was_refused_while_nats_was_frozen_says_failed_and_cannot_be_claimed(

@@ -12,20 +12,17 @@ from nats.js.errors import NotFoundError
 from brokers import subjects
 from brokers.control import Control
 from brokers.events import Events
-from brokers.job_store import FOREVER, JobStore
+from brokers.job_store import FOREVER
 from brokers.log_reader import LogMessage, LogReader
-from brokers.nats import NatsBroker
-from brokers.nats.connection import NatsConnection
 from brokers.payloads import PayloadStore
 from brokers.queue import JobQueue
 from brokers.records import JobRecord, StepState
+from brokers.settings import NatsSettings
 from executors.dummy import DummyExecutor
 from executors.job import Job, JobState, Step
-from workers.actors import declare_run_job
-from workers.drain import Drain
-from workers.middleware import ExecutorMiddleware
-from workers.runner import Runner
-from workers.watcher import Watcher
+from executors.redaction import Redactor
+from workers import main
+from workers.settings import WorkerSettings
 
 LOG_LIMIT = 1 << 20
 MAX_ATTEMPTS = 3
@@ -38,36 +35,29 @@ class Site:
     def __init__(self, url: str, *, namespace: str = "") -> None:
         self.url = url
         self.namespace = namespace or f"w{uuid.uuid4().hex[:8]}"
-        self.connection = NatsConnection(url)
-        self.store = JobStore(self.connection, max_age=3600, patience=FOREVER)
+        nats = NatsSettings(url=url, ack_wait=2.0, max_deliver=MAX_ATTEMPTS)
+        settings = WorkerSettings(
+            name=f"w-{uuid.uuid4().hex[:8]}",
+            log_limit=LOG_LIMIT,
+            concurrency=1,
+            port=0,
+            grace=GRACE_SECONDS,
+            debug=False,
+        )
+        self.executor = DummyExecutor()
+        self.process = main.Worker(self.executor, settings, nats, namespace=self.namespace)
+        self.process.declare(pull_timeout=60.0)
+        self.broker = self.process.broker
+        self.connection = self.process.connection
+        self.drain = self.process.drain
+        self.guard = self.process.guard
+        self.store = self.process.store
+        self.runner = self.process.runner
+        self.control = Control(self.connection)
         self.events = Events(self.connection, max_age=3600)
         self.reader = LogReader(self.connection, self.store, self.events)
-        self.executor = DummyExecutor()
-        self.runner = Runner(self.store, self.events, log_limit=LOG_LIMIT)
         self.payloads = PayloadStore(self.connection, max_age=3600, patience=FOREVER)
-        self.control = Control(self.connection)
-        self.name = f"w-{uuid.uuid4().hex[:8]}"
-        self.middleware = ExecutorMiddleware(
-            self.executor,
-            self.store,
-            self.payloads,
-            self.control,
-            self.runner,
-            worker=self.name,
-            max_attempts=MAX_ATTEMPTS,
-        )
-        self.drain = Drain(self.middleware.attempts, grace=GRACE_SECONDS)
-        self.watcher = Watcher(self.store, self.control, self.middleware.attempts, self.name)
-        self.watcher.start()
-        self.broker = NatsBroker(
-            connection=self.connection,
-            namespace=self.namespace,
-            ack_wait=2.0,
-            max_priority=2,
-            middleware=[self.middleware, self.drain],
-        )
-        declare_run_job(self.broker, self.middleware, self.runner)
-        self.queue = JobQueue(self.broker, self.store, self.events, self.payloads, Job.to_dict)
+        self.queue = JobQueue(self.broker, self.store, self.events, self.payloads, Redactor().job)
         self._workers: list[Worker] = []
 
     def __enter__(self) -> Self:
@@ -86,7 +76,6 @@ class Site:
     def close(self) -> None:
         for worker in self._workers:
             worker.stop()
-        self.watcher.stop()
         self.broker.close()
         self.connection.close()
 

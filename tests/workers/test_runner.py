@@ -11,7 +11,7 @@ from brokers.events import MAX_REASON
 from brokers.records import JobRecord
 from executors.base import StepResult
 from executors.job import JobState, Step
-from executors.redact import MASK
+from executors.secrets import MASK
 from tests.workers.sites import job_of
 from workers.runner import why
 
@@ -34,7 +34,8 @@ def test_the_first_step_that_fails_ends_the_job(site) -> None:
     record = site.run("echo one", "exit 3", "echo never")
     assert record.state is JobState.FAILED
     assert record.reason == "container exited with status 3"
-    assert [step.exit_code for step in record.steps] == [0, 3]
+    assert [step.exit_code for step in record.steps] == [0, 3, None]
+    assert [step.state for step in record.steps] == ["Succeeded", "Failed", "Skipped"]
     assert site.lines(record.id) == ["one"]
 
 
@@ -65,9 +66,26 @@ def test_a_job_that_takes_too_long_is_ended(site) -> None:
     record = site.run("echo begun\nsleep 60", "echo never", timeout_seconds=1)
     assert record.state is JobState.FAILED
     assert record.reason == "job timed out after 1 seconds"
-    [step] = record.steps
-    assert step.timed_out
+    first, second = record.steps
+    assert first.timed_out
+    assert (first.state, second.state) == ("Failed", "Skipped")
     assert site.lines(record.id) == ["begun"]
+
+
+def test_a_step_that_takes_longer_than_its_own_time_fails(site) -> None:
+    slow = Step(image="i", name="Test", script="echo begun\nsleep 60", timeout_seconds=1)
+    record = site.run(steps=(slow, Step(image="i", script="echo never")), timeout_seconds=600)
+    assert record.reason == "step Test timed out after 1 seconds"
+    step = record.steps[0]
+    assert (step.timed_out, step.reason) == (True, record.reason)
+    assert site.lines(record.id) == ["begun", f"hades: {record.reason}"]
+
+
+def test_a_step_may_use_up_its_own_time_when_it_says_so(site) -> None:
+    slow = Step(image="i", script="sleep 60", timeout_seconds=1, continue_on_error=True)
+    record = site.run(steps=(slow, Step(image="i", script="echo on")))
+    assert record.state is JobState.SUCCEEDED
+    assert site.lines(record.id)[-1] == "on"
 
 
 def test_a_timeout_is_not_tolerated(site) -> None:
