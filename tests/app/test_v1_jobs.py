@@ -388,7 +388,9 @@ def test_workers_are_listed_as_long_as_they_are_alive(alone) -> None:
     assert alone.get("workers").json == {"workers": []}
     seen = {"started_at": "2026-01-01T00:00:00.000000Z", "seen_at": "2026-01-01T00:00:00.000000Z"}
     statuses = [
-        WorkerStatus(name="b.2", host="b", pid=2, executor="docker", version="1", concurrency=4, **seen),
+        WorkerStatus(
+            name="b.2", host="b", pid=2, executor="docker", version="1", concurrency=4, **seen
+        ),
         WorkerStatus(
             name="a.1",
             host="a",

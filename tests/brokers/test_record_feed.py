@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -32,11 +33,9 @@ def feed(connection, bucket) -> Iterator[RecordFeed]:
 
 
 def take(tail: Tail, count: int) -> list[Change]:
-    found = list[Change]()
-    while len(found) < count:
-        changes = tail.next(SECONDS)
-        assert changes
-        found += changes
+    found, deadline = list[Change](), monotonic() + SECONDS
+    while len(found) < count and monotonic() < deadline:
+        found += tail.next(1.0)
     return found
 
 
