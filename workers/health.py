@@ -59,15 +59,20 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
         if path == "/livez":
-            self._answer(HTTPStatus.OK, {"status": "ok"})
+            self._answer(HTTPStatus.OK, {"status": "alive"})
         elif path == "/readyz":
-            away = self._away()
-            status = HTTPStatus.SERVICE_UNAVAILABLE if away else HTTPStatus.OK
-            self._answer(status, {"status": "unavailable" if away else "ok", "away": away})
+            self._answer_ready(self._away())
         elif path == "/status":
             self._answer(HTTPStatus.OK, self._status().to_dict())
         else:
             self._answer(HTTPStatus.NOT_FOUND, {"error": "not found"})
+
+    def _answer_ready(self, away: dict[str, str]) -> None:
+        if away:
+            body = {"status": "away", "away": list(away), "reasons": away}
+            self._answer(HTTPStatus.SERVICE_UNAVAILABLE, body)
+        else:
+            self._answer(HTTPStatus.OK, {"status": "ready"})
 
     def _away(self) -> dict[str, str]:
         """What is missing, and why."""
