@@ -60,7 +60,7 @@ def test_a_later_look_goes_on_behind_the_last_change(bucket, feed) -> None:
 def test_many_changes_come_in_order_through_many_pulls(bucket, feed, monkeypatch) -> None:
     monkeypatch.setattr(record_feed, "BATCH", 7)
     for number in range(100):
-        bucket.put("k", b"%d" % number)
+        bucket.put(f"k{number}", b"")
     with feed.tail(1) as tail:
         assert [change.sequence for change in take(tail, 99)] == list(range(2, 101))
 
