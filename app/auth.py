@@ -130,7 +130,7 @@ def add_auth(app: Flask, authenticator: Authenticator) -> None:
 
 def require(blueprint: Blueprint, scope: Scope) -> None:
     """For every route of the blueprint, before anything else."""
-    blueprint.before_request(lambda: _authorize(scope))
+    blueprint.before_request(lambda: authorize(scope))
 
 
 def needs(scope: Scope) -> Callable[[Callable[P, T]], Callable[P, T]]:
@@ -139,7 +139,7 @@ def needs(scope: Scope) -> Callable[[Callable[P, T]], Callable[P, T]]:
     def decorate(view: Callable[P, T]) -> Callable[P, T]:
         @wraps(view)
         def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
-            _authorize(scope)
+            authorize(scope)
             return view(*args, **kwargs)
 
         return guarded
@@ -153,8 +153,8 @@ def caller() -> Caller:
     return known
 
 
-def _authorize(scope: Scope) -> None:
-    """Raises LoginRequired, ScopeMissing."""
+def authorize(scope: Scope) -> None:
+    """Let the request through. Raises LoginRequired, ScopeMissing."""
     authenticator: Authenticator = current_app.extensions[_EXTENSION]
     known = authenticator.identify(request.headers.get("Authorization", ""))
     if known is None:

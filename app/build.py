@@ -37,7 +37,7 @@ def build_blueprint(queue: Queue) -> Blueprint:
 
     @blueprint.post("/build")
     def build() -> dict[str, str]:
-        job = load_job(read_json(request), job_id=str(uuid4()))
+        job = load_job(read_json(request, jobs=1), job_id=str(uuid4()))
         job = replace(job, submitted_by=caller().name)
         queue.put(job)
         return {"job_id": job.id, "message": "Successfully enqueued job"}
@@ -45,13 +45,13 @@ def build_blueprint(queue: Queue) -> Blueprint:
     return blueprint
 
 
-def read_json(request: Request) -> Any:
-    """The decoded body, for which the caller is charged one job.
+def read_json(request: Request, *, jobs: int) -> Any:
+    """The decoded body, for which the caller is charged so many jobs.
 
     Raises RateLimited, JobInvalid, or werkzeug's 413 or 400 when it can't be read.
     """
     body = _read(request)
-    charge()
+    charge(jobs)
     if not _may_be_json(request.mimetype):
         raise JobInvalid(_unexpected_type(request))
     try:

@@ -16,6 +16,7 @@ from typing import NoReturn
 from gunicorn.config import make_settings
 
 from app.cli_settings import ROOT, CliSettings, environment
+from app.settings import API_THREADS
 
 API_APP = "app.factory:api()"
 LOGS_APP = "app.factory:logs()"
@@ -42,7 +43,7 @@ def api_command(settings: CliSettings) -> Command:
         API_APP,
         bind=f"0.0.0.0:{settings.api_port}",
         processes=settings.web_concurrency,
-        threads=32,
+        threads=API_THREADS,
     )
 
 

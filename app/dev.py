@@ -169,6 +169,7 @@ def _environment(options: DevOptions, settings: CliSettings, choice: Choice) -> 
         "NATS_TLS_ENABLED": "false",
         "CONCURRENCY": str(options.concurrency),
         "HADES_EXECUTOR": choice.executor,
+        "HADES_INDEX_DIR": str(options.data_dir.resolve() / "index"),
     }
     if choice.executor == "sandbox":
         shared["HADES_SANDBOX_HOST_FALLBACK"] = settings.host_fallback or "true"

@@ -18,19 +18,31 @@ from app.keys import Scope
 from app.limits import RateLimiter, add_limits
 from app.logs.api import logs_blueprint
 from app.logs.callbacks.service import CallbackService, callback_service
+from app.readiness import Readiness, readiness_blueprint
 from app.settings import ApiSettings, CallbackSettings, LogsSettings
+from app.v1.opening import open_services
+from app.v1.routes import v1_blueprint
+from app.v1.services import Services
 from brokers.events import Events
 from brokers.job_store import JobStore
 from brokers.log_reader import LogReader
 from brokers.nats.connection import NatsConnection
 from brokers.queue import PUT_PATIENCE, open_queue
+from brokers.reachable import NatsProbe
 from brokers.settings import NatsSettings
 from brokers.shared_limits import SharedLimits, nats_store
 from executors.redaction_settings import RedactionSettings
 
 
-def create_api(queue: Queue, settings: ApiSettings, limits: SharedLimits | None = None) -> Flask:
-    """The HTTP API, putting its jobs on `queue`. Without `limits`, they hold for this process.
+def create_api(
+    queue: Queue,
+    settings: ApiSettings,
+    limits: SharedLimits | None = None,
+    services: Services | None = None,
+    readiness: Readiness | None = None,
+) -> Flask:
+    """The HTTP API, putting its jobs on `queue`. Without `limits`, they hold for this process;
+    without `services` there is no `/v1`.
 
     Raises KeyFileError.
     """
@@ -46,26 +58,35 @@ def create_api(queue: Queue, settings: ApiSettings, limits: SharedLimits | None 
     require(build, Scope.SUBMIT)
     app.register_blueprint(build)
     app.register_blueprint(health)
+    app.register_blueprint(readiness_blueprint(readiness or Readiness({})))
+    if services is not None:
+        app.register_blueprint(v1_blueprint(services))
     return app
 
 
 def api() -> Flask:
-    """For gunicorn: `app.factory:api()`. Raises environs.EnvError, KeyFileError."""
+    """For gunicorn: `app.factory:api()`. Raises environs.EnvError, KeyFileError,
+    IndexUnusable."""
     env = Env()
     settings = ApiSettings.from_env(env)
     log_to_stderr(debug=settings.debug)
     nats = NatsSettings.from_env(env)
     limits = SharedLimits(nats_store(nats.connect()))  # opened when somebody has a limit
     redactor = RedactionSettings.from_env(env).redactor()
-    return create_api(open_queue(nats, redactor.job), settings, limits)
+    queue = open_queue(nats, redactor.job)
+    services, writer = open_services(queue, nats, settings)
+    writer.start()
+    readiness = Readiness({"nats": NatsProbe(queue.broker.connection)})
+    return create_api(queue, settings, limits, services, readiness)
 
 
-def create_logs(store: JobStore, reader: LogReader) -> Flask:
+def create_logs(store: JobStore, reader: LogReader, readiness: Readiness | None = None) -> Flask:
     """The log manager, reading jobs from `store` and their logs through `reader`."""
     app = Flask("hades-logs", static_folder=None)
     add_headers(app)
     add_error_handlers(app)
     app.register_blueprint(logs_blueprint(store, reader))
+    app.register_blueprint(readiness_blueprint(readiness or Readiness({})))
     return app
 
 
@@ -77,7 +98,7 @@ def logs() -> Flask:
     connection, store, reader = _readers(nats)
     if CallbackSettings.from_env(env).threads:
         callback_service(env, connection, store, reader).start()
-    return create_logs(store, reader)
+    return create_logs(store, reader, Readiness({"nats": NatsProbe(connection)}))
 
 
 def callbacks() -> CallbackService:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypeVar
 
 from environs import Env, EnvError, EnvValidationError
@@ -15,7 +18,14 @@ from brokers.token_buckets import Rate
 
 T = TypeVar("T")
 
+API_THREADS = 32
+"""Requests that one process of the API answers at once."""
+
 _PORTS = Range(1, 65_535)
+
+
+def _index_dir() -> Path:
+    return Path(tempfile.gettempdir()) / f"hades-index-{os.getuid()}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,6 +47,11 @@ class ApiSettings:
     max_body_bytes: int = 983_040
     """The longest request body. The default, 960 KiB, leaves room for what a job carries when it
     travels as one message of NATS' 1 MiB. `HADES_MAX_BODY_BYTES`."""
+    index_dir: Path = field(default_factory=_index_dir)
+    """Where the index of jobs lies, a directory of this user's alone that all API processes of the
+    machine share. `HADES_INDEX_DIR`."""
+    waiters: int = API_THREADS // 2
+    """Requests that may wait at once for a job's end, in each process; the other threads answer."""
 
     @classmethod
     def from_env(cls, env: Env) -> ApiSettings:
@@ -49,6 +64,7 @@ class ApiSettings:
             rate_limit=_rate(env),
             debug=_debug(env),
             max_body_bytes=_number(env, "HADES_MAX_BODY_BYTES", plain.max_body_bytes, Range(min=1)),
+            index_dir=Path(env.str("HADES_INDEX_DIR", "") or plain.index_dir),
         )
 
 

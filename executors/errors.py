@@ -19,6 +19,8 @@ A step that ran and failed is no error: it is a `StepResult`. An exception of a 
 becomes one of these in the `errors` room of its executor, with its cause chained.
 """
 
+from collections.abc import Sequence
+
 
 class HadesError(Exception):
     """Root of all errors that are ours."""
@@ -27,10 +29,16 @@ class HadesError(Exception):
 class JobInvalid(HadesError):
     """A submission breaks the contract. Its text is meant for the person who submitted it."""
 
-    def __init__(self, message: str, field: str = "") -> None:
-        """`field` is the path of what is wrong, like `steps[0].image`; printable ASCII."""
+    def __init__(
+        self, message: str, field: str = "", problems: Sequence[tuple[str, str]] = ()
+    ) -> None:
+        """`field` is the path of what is wrong, like `steps[0].image`; printable ASCII.
+
+        `problems` are the path and the text of each thing that is wrong, when there are several.
+        """
         super().__init__(message)
         self.field = field
+        self.problems = tuple(problems) or ((field, message),)
 
 
 class QueueError(HadesError):

@@ -58,7 +58,8 @@ def _refuse(prefix: str, problems: list[Problem]) -> None:
     if len(problems) > len(told):
         texts.append(f"and {len(problems) - len(told)} more")
     paths = dict.fromkeys(problem.path for problem in told)
-    raise JobInvalid(f"{prefix}: {'; '.join(texts)}", ", ".join(paths))
+    told_by_path = [(problem.path, problem.text) for problem in told]
+    raise JobInvalid(f"{prefix}: {'; '.join(texts)}", ", ".join(paths), told_by_path)
 
 
 def _flatten(path: str, messages: Any) -> Iterator[Problem]:

@@ -24,7 +24,7 @@ from .lifecycle import Lifecycle
 from .messages import delivery_of
 from .protocol import Arrival
 from .publisher import Publication, Publisher
-from .queues import PATIENCE, DeadLetter, Queues, QueueStats
+from .queues import PATIENCE, DeadLetter, LaneStats, Queues, QueueStats
 from .runs import Runs
 from .servers import DEFAULT_URL, ConnectArguments
 from .streams import Names, StreamOptions
@@ -372,6 +372,11 @@ class NatsBroker(Broker):
         """Of every declared queue, in one request for up to 256 consumers of the namespace."""
         self._settle_here()
         return self._queues.stats(self.queues.copy())
+
+    def get_lane_stats(self, queue_name: str) -> list[LaneStats]:
+        """Of each priority of the queue, the highest first."""
+        self._settle_here()
+        return self._queues.lane_stats(q_name(queue_name))
 
     def get_queue_message_counts(self, queue_name: str) -> tuple[int, int, int]:
         """(ready, delayed, dead) of the queue; what workers hold counts nowhere."""

@@ -26,8 +26,9 @@ class EngineClient(APIClient):
         """As of requests; a pull's answer is kept, so that it can be closed."""
         if not str(url).endswith("/images/create"):
             return super().post(url, *args, **options)
-        self._here.pull = super().post(url, *args, **{**options, "timeout": SILENCE})
-        return self._here.pull
+        answer = super().post(url, *args, **{**options, "timeout": SILENCE})
+        self._here.pull = answer
+        return answer
 
     @contextmanager
     def pulling(self, repository: str, tag: str) -> Iterator[Iterable[dict[str, Any]]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+from docker import APIClient
 from docker.errors import APIError, NotFound
 from docker.utils import parse_repository_tag
 
@@ -40,7 +41,7 @@ class Images:
         return found
 
 
-def inspect(api: EngineClient, image: str) -> dict[str, Any] | None:
+def inspect(api: APIClient, image: str) -> dict[str, Any] | None:
     """None when the Engine does not have it. Raises ImageUnavailable for a name that is none."""
     with engine_errors(f"looking for image {image}"):
         try:

@@ -34,7 +34,7 @@ def remove_orphans(
 ) -> tuple[int, int]:
     """Remove what has an owner and `orphaned` labels: how much was removed, and how much not."""
     owned = {"label": [LABEL_OWNER]}
-    removals = [
+    removals: list[tuple[Callable[[APIClient, str], None], str]] = [
         (remove_container, container["Id"])
         for container in api.containers(all=True, filters=owned)
         if orphaned(container["Labels"])

@@ -54,7 +54,7 @@ class DockerWorkspace(Workspace):
         self, client: Client, settings: DockerSettings, worker: str, job: Job, attempt: int
     ) -> None:
         self._client = client
-        self._api = client.api
+        self._api: APIClient = client.api
         self._settings = settings
         self._job = job
         self._labels = convert.labels(job.id, attempt, worker, str(Owner.current()))
@@ -107,7 +107,7 @@ class DockerWorkspace(Workspace):
                 return self._run(container, sink, deadline)
 
     def _image(self, step: Step, deadline: Deadline) -> dict[str, Any]:
-        return self._client.images.find(self._api, step.image, deadline, self._stopping)
+        return self._client.images.find(self._client.api, step.image, deadline, self._stopping)
 
     def _config(self, step: Step) -> dict[str, Any]:
         """Raises LimitUnsupported."""

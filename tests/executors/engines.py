@@ -11,8 +11,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import pytest
-
 from executors.docker.executor import DockerExecutor
 from executors.errors import ExecutorUnavailable
 from executors.settings import DockerSettings
@@ -35,15 +33,8 @@ class OwnEngine:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        argv = [
-            "unshare",
-            "--net",
-            "dockerd",
-            "--bridge=none",
-            "--iptables=false",
-            "--host",
-            self.settings.host,
-        ]
+        argv = ["unshare", "--net", "dockerd", "--bridge=none", "--iptables=false"]
+        argv += ["--host", self.settings.host]
         paths = {"data-root": "data", "exec-root": "run", "pidfile": "docker.pid"}
         for option, name in paths.items():
             argv += [f"--{option}", str(self.directory / name)]
@@ -73,6 +64,13 @@ class OwnEngine:
         self.process.send_signal(signal.SIGCONT)
         self.process.terminate()
         self.process.wait(60)
+        self._unmount()  # after a kill the next one does not know that the mount is its own
+
+    def _unmount(self) -> None:
+        mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
+        for path in reversed(mounts):
+            if path.startswith(f"{self.directory}/"):
+                subprocess.run(["umount", "--lazy", path], check=False)
 
     def _answers(self) -> bool:
         with suppress(ExecutorUnavailable):
@@ -100,25 +98,3 @@ def own_engine(directory: Path | None = None) -> Iterator[OwnEngine]:
             yield engine
         finally:
             engine.end()
-
-
-@contextmanager
-def small_disk(directory: Path, size: str) -> Iterator[Path]:
-    """A file system in memory; the test is skipped where none can be mounted."""
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={size},mode=711", "tmpfs", str(directory)]
-    done = subprocess.run(mount, capture_output=True, check=False)
-    if done.returncode != 0:
-        pytest.skip(f"no tmpfs can be mounted here: {done.stderr.decode().strip()}")
-    try:
-        yield directory
-    finally:
-        subprocess.run(["umount", "--lazy", str(directory)], check=True)
-
-
-def fill(directory: Path) -> Path:
-    """A file that takes all the room there is."""
-    path = directory / "filler"
-    with path.open("wb", buffering=0) as file, suppress(OSError):
-        while file.write(bytes(1 << 16)):
-            pass
-    return path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,13 +21,21 @@ from executors.errors import ExecutorUnavailable, InfrastructureError, StepRefus
 from executors.job import Job, Step
 from executors.settings import DockerSettings
 from tests.executors.contract import Recorder, job_of
-from tests.executors.engines import OwnEngine, fill, own_engine, small_disk
+from tests.executors.disks import fill, small_disk
+from tests.executors.engines import OwnEngine, own_engine
 
 pytestmark = [
     pytest.mark.docker,
     # the SDK leaves the sockets of broken connections to the garbage collector
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
+
+
+@pytest.fixture(autouse=True)
+def collected() -> Iterator[None]:
+    """The sockets, before another test meets them."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture
@@ -92,8 +101,8 @@ def test_a_stop_gets_through_while_the_engine_hangs(
     executor.close()
 
 
-def test_an_engine_without_room_can_run_nothing(tmp_path: Path) -> None:
-    with small_disk(tmp_path, "64m") as disk, own_engine(disk) as own:
+def test_an_engine_without_room_can_run_nothing() -> None:
+    with small_disk("64m") as disk, own_engine(disk) as own:
         step = Step(image=own.load_image(), script="true", network="none")
         own.executor.check()
         full = fill(own.data)
