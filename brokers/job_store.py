@@ -61,6 +61,10 @@ class JobStore:
         """None for a job that is not known (any more)."""
         return self._read(job_id)[0]
 
+    def get_with_revision(self, job_id: str) -> tuple[JobRecord | None, int]:
+        """The record, and the number of its last change; 0 for a job that was never known."""
+        return self._read(job_id)
+
     def history(self, job_id: str) -> list[tuple[int, JobRecord]]:
         """Every change of the record that is still kept, in order, with its revision."""
         entries = self._bucket.history(job_id, patience=self._patience)
