@@ -19,14 +19,13 @@ from app.v1.problems import Refused
 from app.v1.services import Services
 from brokers.records import JobRecord
 from executors.job import Job, JobState
+from executors.redaction import MASK
 from executors.schema import load_job
 
 REASON = "stopped by request"
 CATCH_UP_SECONDS = 5.0
 AT_ONCE = 8
 """Jobs of one request that are being stopped at the same time."""
-MASK = "••••••"
-"""What stands for a secret in a job that is shown."""
 
 
 def add_control(blueprint: Blueprint, services: Services) -> None:
