@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from contextlib import suppress
 
 import dramatiq
 from environs import Env, EnvError
@@ -20,7 +21,7 @@ from brokers.payloads import PayloadStore
 from brokers.settings import NatsSettings
 from brokers.worker_registry import WorkerRegistry, WorkerState
 from executors.base import Executor
-from executors.errors import HadesError
+from executors.errors import ExecutorUnavailable, HadesError
 from executors.registry import create_executor
 from executors.settings import ExecutorSettings
 from workers.actors import declare_run_job
@@ -63,7 +64,10 @@ def build(env: Env) -> NatsBroker:
     for room in ("brokers", "executors", "workers"):
         logging.getLogger(room).setLevel(logging.DEBUG if settings.debug else logging.INFO)
     executors = ExecutorSettings.from_env(env)
-    worker = Worker(create_executor(executors, worker=settings.name), settings, nats)
+    executor = create_executor(executors, worker=settings.name)
+    with suppress(ExecutorUnavailable):  # the guard will say so; but here is no other thread yet
+        executor.check()
+    worker = Worker(executor, settings, nats)
     worker.declare(pull_timeout=executors.pull_timeout)
     return worker.broker
 
@@ -118,7 +122,7 @@ class Worker:
             self.attempts,
             worker=self.settings.name,
             max_attempts=self.nats.max_deliver,
-            unavailable=self.guard.unavailable,
+            machine_is_broken=self.guard.agrees,
         )
         watcher = Watcher(self.store, control, self.attempts, self.settings.name)
         keeper = Keeper(self.store, self.broker, events, payloads, name=self.settings.name)

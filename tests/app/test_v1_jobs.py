@@ -293,6 +293,8 @@ def test_all_of_many_jobs_are_cancelled(alone) -> None:
         {"state": "Succeeded"},
         {"metadata": {"a": 1}},
         {"nmae": "x"},
+        {"name": "\ud800"},
+        {"submitted_by": "a\0b"},
     ],
 )
 def test_a_filter_that_may_mean_more_than_was_meant_is_refused(alone, body) -> None:
