@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -37,10 +37,15 @@ def free_port() -> int:
 
 
 class Process:
-    """`hades ARGUMENTS`, running from now on; its output is kept."""
+    """`hades ARGUMENTS`, or another program, running from now on; its output is kept."""
 
     def __init__(
-        self, name: str, *arguments: str, directory: Path, environment: Mapping[str, str]
+        self,
+        name: str,
+        *arguments: str,
+        directory: Path,
+        environment: Mapping[str, str],
+        program: Sequence[str] = HADES,
     ) -> None:
         """`directory` is where it starts: without a `.env`."""
         self.name = name
@@ -48,7 +53,7 @@ class Process:
         self._changed = threading.Condition()
         self._over = False
         self._popen = subprocess.Popen(
-            (*HADES, *arguments),
+            (*program, *arguments),
             cwd=directory,
             env={**base_environment(), "PYTHONUNBUFFERED": "1", **environment},
             stdin=subprocess.DEVNULL,
@@ -131,9 +136,13 @@ class Process:
 
     def kill(self) -> None:
         """As a machine that loses its power: the process and its children, all at once."""
-        for pid in (self.pid, *self.children()):
-            os.kill(pid, signal.SIGKILL)
+        self.signal(signal.SIGKILL)
         self._popen.wait()
+
+    def signal(self, number: signal.Signals) -> None:
+        """To the process and its children, all at once."""
+        for pid in (self.pid, *self.children()):
+            os.kill(pid, number)
 
     def children(self) -> list[int]:
         """The processes that it has started itself and that live."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -105,9 +105,14 @@ class Stack:
         while len(self.workers) > kept:
             self.workers.pop().stop()
 
-    def _start(self, name: str, **env: str) -> Process:
+    def _start(self, name: str, *, program: Sequence[str] = (), **env: str) -> Process:
+        """`hades NAME`, or another program."""
         process = Process(
-            name, name, directory=self.directory, environment={**self.environment, **env}
+            name,
+            *(() if program else (name,)),
+            directory=self.directory,
+            environment={**self.environment, **env},
+            program=program or HADES,
         )
         self._programs.append(process)
         return process

@@ -158,7 +158,7 @@ def callbacks_tell_the_truth(job: JobStory) -> Iterator[str]:
     """What a receiver hears has been so."""
     if job.cut:
         return
-    been = {(str(record.state), record.attempt) for record in job.revisions}
+    been = {(str(record.state), record.attempt) for record in job.revisions} | {("Queued", 0)}
     for state, attempt in sorted({(each.state, each.attempt) for each in job.delivered} - been):
         yield f"a receiver was told {state} of attempt {attempt}, which it never was"
     for kind in sorted({each.kind for each in job.delivered} - job.wanted):
