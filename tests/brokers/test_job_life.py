@@ -143,7 +143,7 @@ class JobLife(RuleBasedStateMachine):
     )
     def ask_for(self, data: st.DataObject, kind: str, back: int) -> None:
         """`back`: so many changes ago the record was seen by who wants it abandoned."""
-        if kind != "retry" and data.draw(st.integers(0, 2)):
+        if kind in ("stop", "abandon") and data.draw(st.integers(0, 2)):
             return  # rather let it live
         seen = self.accepted[max(0, len(self.accepted) - 1 - back)][1]
         acts: dict[str, Callable[[], object]] = {
