@@ -134,7 +134,8 @@ class JobStore:
         queue_seq: int = 0,
         take_over: Callable[[JobRecord], None] = _readily,
     ) -> Lease | None:
-        """Begin the next attempt of the job; None when the job is over already.
+        """Begin the next attempt of the job; None when it is over already, or was retried since and
+        has a later message.
 
         `take_over` is called with the record of an attempt that has not ended, and may raise.
         """

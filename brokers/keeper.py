@@ -183,4 +183,4 @@ class Keeper:
     def end(self, record: JobRecord) -> None:
         """Tell the end, and remove what was kept for a worker."""
         self._events.ended(record)
-        self._payloads.delete(record.id, "whole")
+        self._payloads.forget(record)

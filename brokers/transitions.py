@@ -32,8 +32,10 @@ class HandBack(StrEnum):
 
 
 def claimed(record: JobRecord, worker: str, *, queue_seq: int, now: str) -> JobRecord | None:
-    """The next attempt begins; None: the job is over. One that still runs has lost its worker."""
-    if record.state.final:
+    """The next attempt begins; None: the job is over, or a later message than this one asks for it.
+    One that still runs has lost its worker. `queue_seq` 0: no message is known.
+    """
+    if record.state.final or 0 < queue_seq < record.queue_seq:
         return None
     return replace(
         record,

@@ -27,7 +27,10 @@ class Operation:
     """Attempt of the lease."""
     why: HandBack | None = None
     seen: JobRecord | None = None
-    claims: tuple[JobRecord, ...] = ()
+    sequence: int = 0
+    """Of the message that a claim is for."""
+    asked: list[int] = field(default_factory=list)
+    """Attempts whose workers were asked whether they live."""
     actor: Actor | None = None
     writes: list[tuple[JobRecord, int]] = field(default_factory=list)
     lost: int = 0
@@ -88,6 +91,11 @@ def _claimed(operation: Operation, before: JobRecord | None, after: JobRecord) -
     lost, errors, tries = counters(before)
     taken_over = before is not None and before.state is JobState.RUNNING
     assert counters(after) == [lost + taken_over, errors, tries]
+    assert after.queue_seq == operation.sequence
+    if before is not None and operation.sequence:
+        assert operation.sequence >= before.queue_seq, "a later message asks for it"
+    if before is not None and taken_over:
+        assert before.attempt in operation.asked, "its worker was not asked"
     assert {step.state for step in after.steps} == {StepState.WAITING}
 
 
@@ -155,7 +163,10 @@ def check_end(operation: Operation, now: JobRecord | None) -> None:
     assert len(operation.writes) <= 1 + operation.lost
     if actor.error is not None:
         _check_refusal(operation, actor.error, now)
-    elif operation.kind in _ANSWERS_NONE and actor.result is None:
+        return
+    if operation.kind == "claim" and actor.result is None and not operation.met & _FINAL:
+        assert now is not None and operation.sequence < now.queue_seq
+    if operation.kind in _ANSWERS_NONE and actor.result is None:
         assert operation.lost or not operation.writes
         assert operation.met & _NONE_BECAUSE.get(operation.kind, set(JobState) | {None})
     elif operation.kind not in ("submit", "note"):
@@ -165,7 +176,7 @@ def check_end(operation: Operation, now: JobRecord | None) -> None:
 _FINAL: set[JobState | None] = {state for state in JobState if state.final}
 _ANSWERS_NONE = {"claim", "stop", "retry", "withdraw", "abandon"}
 _NONE_BECAUSE: dict[str, set[JobState | None]] = {
-    "claim": _FINAL,
+    "claim": {*_FINAL, JobState.QUEUED, JobState.RUNNING},
     "stop": {None, *_FINAL},
     "retry": {None, JobState.QUEUED, JobState.RUNNING},
 }

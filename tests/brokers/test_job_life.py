@@ -61,6 +61,8 @@ class JobLife(RuleBasedStateMachine):
         self.store._bucket = self.bucket
         self.accepted: list[tuple[int, JobRecord]] = []
         self.busy: dict[str, Operation] = {}
+        self.message = 1
+        """Number of the last message that was put on the queue."""
         self.leases: dict[str, Lease] = {}
         self.current: Operation | None = None
 
@@ -168,7 +170,8 @@ class JobLife(RuleBasedStateMachine):
         )
 
     def note(self, client: str, record: JobRecord) -> None:
-        sequence = 1 + len(self.accepted)
+        self.message += 1
+        sequence = self.message
         self.begin(
             Operation(kind="note", who=client, seen=record),
             lambda: self.store.queued(record, sequence),
@@ -189,20 +192,25 @@ class JobLife(RuleBasedStateMachine):
     )
 
     @some_worker_is_free
-    @rule(data=st.data(), hears=st.booleans())
-    def claim(self, data: st.DataObject, hears: bool) -> None:
-        """Nobody hears of a worker that is paused, or behind a broken network."""
+    @rule(data=st.data(), hears=st.booleans(), old=st.sampled_from([0, 0, 0, 1, 2]))
+    def claim(self, data: st.DataObject, hears: bool, old: int) -> None:
+        """Nobody hears of a worker that is paused, or behind a broken network. The message is one
+        of an `old` retry.
+        """
         slot = self.idle_worker(data, leased=False)
+        sequence = max(self.message - old, 0)
 
         def take_over(record: JobRecord) -> None:
+            operation.asked.append(record.attempt)
             holders = [s for s, lease in self.leases.items() if lease.attempt == record.attempt]
             if hears and any(WORKERS[s] == record.worker for s in holders):
                 raise StillRunning
 
+        operation = Operation(kind="claim", who=WORKERS[slot], sequence=sequence)
         self.begin(
-            Operation(kind="claim", who=WORKERS[slot]),
+            operation,
             lambda: self.store.claim(
-                self.job, WORKERS[slot], queue_seq=len(self.accepted), take_over=take_over
+                self.job, WORKERS[slot], queue_seq=sequence, take_over=take_over
             ),
             slot,
         )
@@ -305,7 +313,7 @@ def test_no_order_of_requests_makes_a_record_lie() -> None:
     run_state_machine_as_test(
         JobLife,
         settings=settings(
-            max_examples=400,
+            max_examples=600,
             stateful_step_count=50,
             deadline=None,
             suppress_health_check=list(HealthCheck),

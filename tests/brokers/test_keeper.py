@@ -18,7 +18,7 @@ from brokers.keeper import GONE, NEVER_QUEUED, Keeper, OpenJobs
 from brokers.nats import queues
 from brokers.nats.connection import NatsConnection
 from brokers.opening import open_broker
-from brokers.payloads import PayloadStore
+from brokers.payloads import PayloadStore, whole
 from brokers.queue import JobQueue
 from brokers.record_feed import RecordFeed
 from brokers.records import JobRecord
@@ -94,7 +94,7 @@ def test_a_job_whose_message_is_gone_is_given_up_and_that_is_told(site) -> None:
     site.looks(3)
     assert state(site, lost) == (JobState.FAILED, GONE)
     assert site.told.ends == [site.store.get(lost.id)]
-    assert site.payloads.get(lost.id, "whole") is None
+    assert site.payloads.get(whole(lost.id)) is None
     assert state(site, waiting) == (JobState.QUEUED, "")
 
 
