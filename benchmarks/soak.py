@@ -88,9 +88,7 @@ def _soak(house: SoakHouse, outcome: Outcome, tell: Tell) -> None:
         while (second := time.monotonic() - begun) < plan.minutes * 60:
             if second >= next_sample:
                 next_sample += plan.sample_seconds
-                sample = take(
-                    second, len(house.submitted), house.programs(), house.data_dir, nats
-                )
+                sample = take(second, len(house.submitted), house.programs(), house.data_dir, nats)
                 outcome.samples.append(sample)
                 tell(f"{second:6.0f} s: {clients.posted} posted, {sample.jobs} accepted")
             elif second >= next_kill:

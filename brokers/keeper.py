@@ -149,9 +149,7 @@ class Keeper:
         self._tell_again()
         gone = self._broker.gone({job.queue_seq for job in waiting.values() if job.queue_seq})
         missing = {
-            key: job
-            for key, job in waiting.items()
-            if not job.queue_seq or job.queue_seq in gone
+            key: job for key, job in waiting.items() if not job.queue_seq or job.queue_seq in gone
         }
         for key, job in missing.items():
             if self._missing.get(key) == job and not self._stopped.is_set():

@@ -110,9 +110,7 @@ class Worker:
         self.runner = Runner(
             self.store, events, log_limit=self.settings.log_limit, pull_timeout=pull_timeout
         )
-        payloads = PayloadStore(
-            self.connection, max_age=self.nats.record_max_age, patience=FOREVER
-        )
+        payloads = PayloadStore(self.connection, max_age=self.nats.record_max_age, patience=FOREVER)
         middleware = ExecutorMiddleware(
             self.executor,
             self.store,

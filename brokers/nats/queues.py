@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -322,7 +322,7 @@ class Queues:
         state = self._connection.patiently(lambda: self._state(details), PATIENCE)
         return outside | state.deleted.intersection(inside)
 
-    async def _state(self, wanted: dict[str, object]) -> _State:
+    async def _state(self, wanted: Mapping[str, object]) -> _State:
         subject = f"$JS.API.STREAM.INFO.{self._names.stream}"
         answer = await self._connection.client.request(
             subject, json.dumps(wanted).encode(), timeout=REQUEST_SECONDS

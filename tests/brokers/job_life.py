@@ -42,9 +42,7 @@ class Operation:
 def check_write(operation: Operation, before: JobRecord | None, after: JobRecord) -> None:
     """The write is one that this operation may make on this record."""
     if before is not None:
-        assert [getattr(before, name) for name in FIXED] == [
-            getattr(after, name) for name in FIXED
-        ]
+        assert [getattr(before, name) for name in FIXED] == [getattr(after, name) for name in FIXED]
         assert before.updated_at <= after.updated_at
     check_shape(after)
     {

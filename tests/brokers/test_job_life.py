@@ -132,9 +132,7 @@ class JobLife(RuleBasedStateMachine):
     def submit(self, data: st.DataObject) -> None:
         record = JobRecord.of(self.job).with_message(1)
         client = self.idle_client(data)
-        self.begin(
-            Operation(kind="submit", who=client), lambda: self.store.create(record), client
-        )
+        self.begin(Operation(kind="submit", who=client), lambda: self.store.create(record), client)
 
     @some_client_is_idle
     @precondition(lambda self: self.accepted)

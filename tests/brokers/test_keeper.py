@@ -56,9 +56,7 @@ class Site:
         self.keeper = self.new_keeper("k")
 
     def new_keeper(self, name: str, every: float = 60.0) -> Keeper:
-        return Keeper(
-            self.store, self.broker, self.events, self.payloads, name=name, every=every
-        )
+        return Keeper(self.store, self.broker, self.events, self.payloads, name=name, every=every)
 
     def looks(self, times: int) -> None:
         for _ in range(times):
