@@ -75,7 +75,12 @@ def worker_command(settings: CliSettings) -> Command:
     options += ["--worker-shutdown-timeout", timeout_ms]
     return Command(
         argv=_python("dramatiq", WORKER_BROKER, *options),
-        env={"PYTHONPATH": str(ROOT), "dramatiq_queue_prefetch": threads},
+        env={
+            "PYTHONPATH": str(ROOT),
+            "dramatiq_queue_prefetch": threads,
+            "CONCURRENCY": threads,
+            "HADES_SHUTDOWN_TIMEOUT": f"{settings.shutdown_timeout:g}",
+        },
     )
 
 

@@ -175,6 +175,7 @@ def _environment(options: DevOptions, settings: CliSettings, choice: Choice) -> 
         shared["HADES_SANDBOX_HOST_FALLBACK"] = settings.host_fallback or "true"
     if options.private:
         shared.update(AUTH_KEY="", HADES_API_KEYS_FILE="", HADES_RATE_LIMIT="")
+        shared["HADES_WORKER_PORT"] = "0"
         shared["HADES_DATA_DIR"] = str(options.data_dir.resolve() / "sandbox")
     return shared
 
