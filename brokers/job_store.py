@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from brokers import subjects, transitions
-from brokers.nats.buckets import PATIENCE, Bucket
+from brokers.nats.buckets import PATIENCE, Bucket, Key
 from brokers.nats.connection import NatsConnection
 from brokers.nats.errors import RevisionConflict
 from brokers.records import JobRecord, StepRecord, utc_now
@@ -85,11 +85,12 @@ class JobStore:
         except RevisionConflict:
             return
 
-    def create_many(self, records: Sequence[JobRecord]) -> None:
-        """`create` for many, in far less time."""
-        self._bucket.create_many(
-            [(record.id, _encoded(record)) for record in records], patience=self._patience
-        )
+    def create_many(
+        self, records: Sequence[JobRecord], beside: Sequence[tuple[Bucket, Key, bytes]] = ()
+    ) -> None:
+        """`create` for many, in far less time, and whatever else is to be stored with them."""
+        items = [(self._bucket, record.id, _encoded(record)) for record in records]
+        self._bucket.create_together([*beside, *items], patience=self._patience)
 
     def withdraw(self, record: JobRecord, reason: str) -> JobRecord | None:
         """Fail a job that was refused, whether it reached the queue or not; None: it runs."""

@@ -149,7 +149,7 @@ class JobQueue:
         body = job.to_dict()
         if _size_at_most(job) <= MAX_CARRIED:
             return body
-        encoded = json.dumps(body, ensure_ascii=False).encode()
+        encoded = _json(body)
         if len(encoded) <= MAX_CARRIED:
             return body
         self._payloads.put(job.id, "whole", encoded)
@@ -158,13 +158,14 @@ class JobQueue:
     def _record(self, records: Sequence[JobRecord], shown: Sequence[Mapping[str, Any]]) -> None:
         """The jobs are on the queue: nothing that fails here makes them undone."""
         try:
-            self._payloads.put_many(
+            self.store.create_many(
+                records,
                 [
-                    (record.id, "shown", json.dumps(job, ensure_ascii=False).encode())
-                    for record, job in zip(records, shown, strict=True)
-                ]
+                    piece
+                    for job in shown
+                    for piece in self._payloads.pieces(job["id"], "shown", _json(job))
+                ],
             )
-            self.store.create_many(records)
         except BrokerError:
             log.warning("jobs are queued, but not recorded before they run", exc_info=True)
 
@@ -234,6 +235,10 @@ class JobQueue:
         self._events.close()
         self.broker.close()
         self.broker.connection.close()
+
+
+def _json(body: Mapping[str, Any]) -> bytes:
+    return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def _size_at_most(job: Job) -> int:
