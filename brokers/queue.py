@@ -195,12 +195,16 @@ class JobQueue:
         return record
 
     def _tell_end(self, record: JobRecord | None) -> None:
-        """Of a job that no worker ends. Its message, with its secrets, goes last."""
+        """Of a job that no worker ends. Its message, with its secrets, goes last.
+
+        One that runs is told of as well, but who runs it has the last word, and the message.
+        """
         if record is None:
             return
-        self._events.ended(record)
+        runs = bool(record.started_at)
+        self._events.ended(record, log_complete=not runs)
         self._payloads.delete(record.id, "whole")
-        if record.queue_seq and not record.started_at:
+        if record.queue_seq and not runs:
             self.broker.remove(record.queue_seq)
 
     def shown(self, job_id: str) -> dict[str, Any] | None:
