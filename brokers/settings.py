@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 from dataclasses import dataclass
+
 from environs import Env
 from marshmallow.validate import Range
 

@@ -16,10 +16,13 @@ from brokers.nats import NatsBroker
 from brokers.nats.errors import ConnectionFailed
 from brokers.opening import open_broker
 from brokers.payloads import PayloadStore
+from brokers.records import JobRecord
 from brokers.settings import NatsSettings
 from brokers.worker_registry import WorkerRegistry, WorkerState
 from executors.base import Executor
 from executors.errors import HadesError
+from executors.redaction import Redactor
+from executors.redaction_settings import RedactionSettings
 from executors.registry import create_executor
 from executors.settings import ExecutorSettings
 from workers.actors import declare_run_job
@@ -62,7 +65,8 @@ def build(env: Env) -> NatsBroker:
     for room in ("brokers", "executors", "workers"):
         logging.getLogger(room).setLevel(logging.DEBUG if settings.debug else logging.INFO)
     executors = ExecutorSettings.from_env(env)
-    worker = Worker(create_executor(executors, worker=settings.name), settings, nats)
+    executor = create_executor(executors, worker=settings.name)
+    worker = Worker(executor, settings, nats, RedactionSettings.from_env(env).redactor())
     worker.declare(pull_timeout=executors.pull_timeout)
     return worker.broker
 
@@ -71,7 +75,12 @@ class Worker:
     """Everything that one process is made of."""
 
     def __init__(
-        self, executor: Executor, settings: WorkerSettings, nats: NatsSettings, **options: object
+        self,
+        executor: Executor,
+        settings: WorkerSettings,
+        nats: NatsSettings,
+        redactor: Redactor,
+        **options: object,
     ) -> None:
         """`options` are for the broker."""
         self.executor = executor
@@ -79,7 +88,12 @@ class Worker:
         self.nats = nats
         self.connection = nats.connect()
         self.attempts = Attempts()
-        self.store = JobStore(self.connection, max_age=nats.record_max_age, patience=FOREVER)
+        self.store = JobStore(
+            self.connection,
+            max_age=nats.record_max_age,
+            patience=FOREVER,
+            describe=lambda job: JobRecord.of(job, redactor.job(job)["metadata"]),
+        )
         self.broker = open_broker(nats, self.connection, middleware=[], **options)
         self.guard = Guard(self.broker, executor, told=self._tell)
         self.drain = Drain(self.attempts, grace=settings.grace)
