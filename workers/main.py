@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from contextlib import suppress
 
 import dramatiq
 from environs import Env, EnvError
@@ -20,7 +21,7 @@ from brokers.records import JobRecord
 from brokers.settings import NatsSettings
 from brokers.worker_registry import WorkerRegistry, WorkerState
 from executors.base import Executor
-from executors.errors import HadesError
+from executors.errors import ExecutorUnavailable, HadesError
 from executors.redaction import Redactor
 from executors.redaction_settings import RedactionSettings
 from executors.registry import create_executor
@@ -66,6 +67,8 @@ def build(env: Env) -> NatsBroker:
         logging.getLogger(room).setLevel(logging.DEBUG if settings.debug else logging.INFO)
     executors = ExecutorSettings.from_env(env)
     executor = create_executor(executors, worker=settings.name)
+    with suppress(ExecutorUnavailable):  # the guard will say so; but here is no other thread yet
+        executor.check()
     worker = Worker(executor, settings, nats, RedactionSettings.from_env(env).redactor())
     worker.declare(pull_timeout=executors.pull_timeout)
     return worker.broker
@@ -128,7 +131,7 @@ class Worker:
             self.attempts,
             worker=self.settings.name,
             max_attempts=self.nats.max_deliver,
-            unavailable=self.guard.unavailable,
+            machine_is_broken=self.guard.agrees,
         )
         watcher = Watcher(self.store, control, self.attempts, self.settings.name)
         attendants: list[Attendant] = [self.guard, watcher, Reaper(self.executor), self.presence]
