@@ -47,11 +47,20 @@ def _readily(record: JobRecord) -> None:
 
 
 class JobStore:
-    """All records. `patience` is how long, in seconds, it waits for NATS to come back."""
+    """All records. `patience` is how long, in seconds, it waits for NATS to come back.
+
+    `describe` makes the record of a job that a worker claims before it was recorded.
+    """
 
     def __init__(
-        self, connection: NatsConnection, *, max_age: float, patience: float = PATIENCE
+        self,
+        connection: NatsConnection,
+        *,
+        max_age: float,
+        patience: float = PATIENCE,
+        describe: Callable[[Job], JobRecord] = JobRecord.of,
     ) -> None:
+        self._describe = describe
         self._bucket = Bucket(connection, subjects.RECORD_BUCKET, max_age=max_age, history=HISTORY)
         self._patience = patience
 
@@ -137,7 +146,7 @@ class JobStore:
         """
 
         def begin(there: JobRecord | None) -> JobRecord | None:
-            record = there or JobRecord.of(job)
+            record = there or self._describe(job)
             if record.state is JobState.RUNNING:
                 take_over(record)
             return transitions.claimed(record, worker, queue_seq=queue_seq, now=utc_now())
