@@ -207,6 +207,11 @@ class JobQueue:
         if record.queue_seq and not runs:
             self.broker.remove(record.queue_seq)
 
+    def without_secrets(self, job: Job) -> dict[str, Any]:
+        """What may be shown of it, in plain JSON types."""
+        shown: dict[str, Any] = json.loads(_json(self._redact(job)))
+        return shown
+
     def shown(self, job_id: str) -> dict[str, Any] | None:
         """The job as it was submitted, without its secrets; None: it is not known (any more)."""
         with _told_to_the_client():
