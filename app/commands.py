@@ -22,6 +22,10 @@ LOGS_APP = "app.factory:logs()"
 WORKER_BROKER = "workers.main:setup"
 IMAGES_MODULE = "workers.images"
 
+WEB_WORKER = "app.server.worker.WholeRequestWorker"
+KEEP_ALIVE = 95
+"""Seconds that an idle client stays connected: longer than proxies (Traefik: 90) keep us open."""
+
 GRACEFUL_TIMEOUT = 30  # seconds that gunicorn gives its open requests when it stops
 
 
@@ -40,7 +44,7 @@ def api_command(settings: CliSettings) -> Command:
         API_APP,
         bind=f"0.0.0.0:{settings.api_port}",
         processes=settings.web_concurrency,
-        threads=32,
+        threads=128,
     )
 
 
@@ -52,8 +56,9 @@ def logs_command(settings: CliSettings) -> Command:
 def web_command(
     app: str, *, bind: str, processes: int, threads: int, grace: int = GRACEFUL_TIMEOUT
 ) -> Command:
-    """`bind` is `HOST:PORT` or `fd://N`; `grace` in seconds."""
-    options = ["--worker-class", "gthread", "--workers", str(processes), "--threads", str(threads)]
+    """`bind` is `HOST:PORT` or `fd://N`; `threads`: the most of a process; `grace`: seconds."""
+    options = ["--worker-class", WEB_WORKER, "--workers", str(processes), "--threads", str(threads)]
+    options += ["--keep-alive", str(KEEP_ALIVE)]
     options += ["--bind", bind, "--graceful-timeout", str(grace)]
     if "control_socket_disable" in make_settings():  # newer versions open one in the home directory
         options.append("--no-control-socket")

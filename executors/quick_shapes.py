@@ -31,7 +31,7 @@ class QuickShape:
         self._defaults: dict[str, Any] = {}
         self._factories: list[tuple[str, Callable[[], Any]]] = []
         for name, field in schema.load_fields.items():
-            make = takers.get(type(field), _by_itself)
+            make: Callable[[Any], Taker] = takers.get(type(field), _by_itself)
             self._takers[name] = make(field)
             if callable(field.load_default):
                 self._factories.append((name, field.load_default))

@@ -32,6 +32,7 @@ MAX_DISCARDED = 64 * 1024 * 1024
 """Bytes of a body that is too long; who sends more is answered, heard or not."""
 
 _RECEIVE = 64 * 1024
+_READ_AHEAD = 128 * 1024  # bytes that an application asks for, to see that there are too many
 _MAX_HEAD = 64 * 1024
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _HEAD_END = b"\r\n\r\n"
@@ -64,7 +65,7 @@ class Connection:
         self.address = address
         self.server = client.getsockname()
         self.since = monotonic()
-        """When it was heard, or answered, last."""
+        """When it came, began to send its request, or was answered last."""
         self.deadline = self.since + HEAD_SECONDS
         self.lingering = False
         self.placed = False
@@ -75,7 +76,8 @@ class Connection:
         self._data = bytearray()
         self._searched = 0
         self._incoming: Incoming | None = None
-        self._body = 0  # bytes that have come of it
+        self._body = 0  # bytes that have come of it, with what frames them
+        self._kept = 0
         self._served = 0
 
     @property
@@ -86,7 +88,7 @@ class Connection:
     @property
     def held(self) -> int:
         """Bytes of it that are kept."""
-        return len(self._data) + min(self._body, self._max_body)
+        return len(self._data) + self._kept
 
     def receive(self) -> bool:
         """Take over what has come; False when the client has hung up. Raises OSError."""
@@ -99,7 +101,8 @@ class Connection:
         if self.lingering:
             return True
         if not self.begun:
-            self.deadline = monotonic() + HEAD_SECONDS
+            self.since = monotonic()
+            self.deadline = self.since + HEAD_SECONDS
         if self._incoming is None:
             self._data += data
         else:
@@ -128,7 +131,7 @@ class Connection:
         self._searched = 0
         self._served += 1
         message = Request(self._cfg, received, self.address, self._served)
-        ending, length = ending_of(message.headers)
+        ending, length = ending_of(message)
         self._incoming = Incoming(message=message, received=received, ending=ending)
         self._take(self._incoming, rest)
         if not self._incoming.complete:
@@ -137,16 +140,23 @@ class Connection:
 
     def _take(self, incoming: Incoming, data: bytes) -> None:
         """More of the body, and perhaps the beginning of the next request."""
+        wanted = self._wants_more(incoming)
         end = incoming.ending.feed(data)
         if end >= 0:
             incoming.complete = True
             self._data += data[end:]
             data = data[:end]
-        if data and self._body <= self._max_body:
-            incoming.received.parts.append(data)
         self._body += len(data)
+        if wanted and data:
+            incoming.received.parts.append(data)
+            self._kept += len(data)
         if self._body > MAX_DISCARDED:
             self._give_up(incoming)
+
+    def _wants_more(self, incoming: Incoming) -> bool:
+        """Until it is clear that the body is too long, or that it is more frame than body."""
+        enough = self._max_body + _READ_AHEAD
+        return incoming.ending.size <= enough and self._kept <= 2 * enough
 
     def _invite(self, incoming: Incoming, length: int) -> None:
         """To send the body, if it is to be read at all."""
@@ -167,9 +177,10 @@ class Connection:
         """The request was answered; whether another one may follow."""
         incoming, self._incoming = self._incoming, None
         assert incoming is not None
-        truncated = self._body > self._max_body
-        self._body = 0
-        self.deadline = monotonic() + self._cfg.keepalive
+        truncated = self._kept < self._body
+        self._body = self._kept = 0
+        self.since = monotonic()
+        self.deadline = self.since + self._cfg.keepalive
         return not truncated and _consumed(incoming)
 
     def stop_reading(self) -> None:
@@ -179,6 +190,12 @@ class Connection:
         self._data.clear()
         self.deadline = monotonic() + LINGER_SECONDS
         self.socket.shutdown(socket.SHUT_WR)
+
+    def tell(self, status: str) -> None:
+        """A last answer from us and not from the application, if there is room for it."""
+        text = status.lower()
+        head = f"HTTP/1.1 {status}\r\nConnection: close\r\nContent-Type: text/plain; charset=utf-8"
+        self.socket.send(f"{head}\r\nContent-Length: {len(text)}\r\n\r\n{text}".encode())
 
     def close(self) -> None:
         """Idempotent."""

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 from time import monotonic
 
-CORE = 8
+CORE = 16
 """So many are ready to work, besides those that are held up."""
 HELD_UP_SECONDS = 0.1
 """Who has been at one event for longer is held up."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Any, Protocol
 
+from gunicorn.http.body import ChunkedReader
 from gunicorn.http.unreader import Unreader
 
 _LONGEST_LINE = 8190  # bytes of a chunk's first line, as for gunicorn
@@ -29,6 +30,9 @@ class Received(Unreader):  # type: ignore[misc]  # gunicorn has no types
 class Ending(Protocol):
     """How a body ends."""
 
+    size: int
+    """Bytes of the body that have come, without what frames them."""
+
     def feed(self, data: bytes) -> int:
         """How many bytes of `data`, which comes next, end the body; -1: it goes on after them."""
 
@@ -37,19 +41,20 @@ class Counted:
     """A body whose length was announced."""
 
     def __init__(self, length: int) -> None:
-        self._left = length
+        self.size = 0
+        self._length = length
 
     def feed(self, data: bytes) -> int:
-        if self._left <= len(data):
-            return self._left
-        self._left -= len(data)
-        return -1
+        left = self._length - self.size
+        self.size += min(left, len(data))
+        return left if left <= len(data) else -1
 
 
 class Chunked:
     """A body in chunks. One that is malformed ends at once: the parser will say so."""
 
     def __init__(self) -> None:
+        self.size = 0
         self._skip = 0  # bytes of a chunk and its line break that are still to come
         self._line = b""
         self._trailers = False
@@ -58,9 +63,7 @@ class Chunked:
         at = 0
         while at < len(data):
             if self._skip:
-                step = min(self._skip, len(data) - at)
-                self._skip -= step
-                at += step
+                at += self._pass(len(data) - at)
                 continue
             end = data.find(b"\n", at)
             if end < 0:
@@ -83,12 +86,17 @@ class Chunked:
         self._skip = size + len(b"\r\n") if size else 0
         return size < 0
 
+    def _pass(self, available: int) -> int:
+        """Over a chunk and its line break, or as much of them as there is."""
+        step = min(self._skip, available)
+        self.size += min(step, max(0, self._skip - len(b"\r\n")))
+        self._skip -= step
+        return step
 
-def ending_of(headers: list[tuple[str, str]]) -> tuple[Ending, int]:
-    """How the body of a request ends that gunicorn has found valid, and the length it announces."""
-    for name, value in headers:
-        if name == "TRANSFER-ENCODING":
-            return Chunked(), 0
-        if name == "CONTENT-LENGTH":
-            return Counted(int(value)), int(value)
-    return Counted(0), 0
+
+def ending_of(message: Any) -> tuple[Ending, int]:
+    """How the body of gunicorn's Request ends, and the length that it announces, else 0."""
+    reader = message.body.reader
+    if isinstance(reader, ChunkedReader):
+        return Chunked(), 0
+    return Counted(reader.length), reader.length

@@ -24,18 +24,18 @@ class LargeBodies:
         if connection.placed or connection.held <= LARGE:
             return True
         with self._lock:
-            if self._free:
-                self._free -= 1
-                connection.placed = True
-            else:
+            if self._free == 0:
                 self._waiting.append(connection)
-        return connection.placed
+                return False
+            self._free -= 1
+            connection.placed = True
+            return True
 
     def leave(self, connection: Connection) -> Connection | None:
-        """Its body is gone; who may be read from now in its stead."""
-        if not connection.placed:
-            return None
+        """Its body is gone; who has the place now, and may be read from."""
         with self._lock:
+            if not connection.placed:
+                return None
             connection.placed = False
             while self._waiting:
                 successor = self._waiting.popleft()
@@ -43,4 +43,4 @@ class LargeBodies:
                     successor.placed = True
                     return successor
             self._free += 1
-        return None
+            return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import select
 import socket
 
-SEND_SECONDS = 30.0
+SEND_SECONDS = 10.0
 """How long a client may take to make room for more of its answer."""
 
 

@@ -12,10 +12,9 @@ import os
 import select
 from contextlib import suppress
 from datetime import datetime
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
-from gunicorn import util
 from gunicorn.http import wsgi
 from gunicorn.workers.base import Worker
 
@@ -36,6 +35,8 @@ _OUT_OF_FILES = (errno.EMFILE, errno.ENFILE)
 class WholeRequestWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
     """`--worker-connections` is how many clients may be connected to one process."""
 
+    alive: bool
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._connections: dict[int, Connection] = {}  # all, by file descriptor
@@ -53,9 +54,10 @@ class WholeRequestWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
         self._epoll, self._doors = select.epoll(), select.epoll()
         app_config = getattr(self.wsgi, "config", {})
         self._max_body = app_config.get("MAX_CONTENT_LENGTH") or DEFAULT_MAX_BODY
-        for listener in self.sockets:
+        self._listeners = {listener.fileno(): listener for listener in self.sockets}
+        for number, listener in self._listeners.items():
             listener.setblocking(False)
-            self._doors.register(listener.fileno(), select.EPOLLIN)
+            self._doors.register(number, select.EPOLLIN)
         self._doors.register(self.PIPE[0], select.EPOLLIN)  # signals are told there
         self._crew = Crew(self._epoll, self._attend, self.cfg.threads)
         while self.alive and self.ppid == os.getppid():
@@ -65,10 +67,9 @@ class WholeRequestWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
     def _mind_the_door(self) -> None:
         self.notify()
         self._crew.reinforce()
-        listeners = {listener.fileno(): listener for listener in self.sockets}
         for number, _ in self._doors.poll(SWEEP_SECONDS):
-            if number in listeners:
-                self._accept(listeners[number])
+            if number in self._listeners:
+                self._accept(self._listeners[number])
             else:
                 self._hear()
         self._sweep()
@@ -90,7 +91,7 @@ class WholeRequestWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
                 if not connection.begun:
                     connection.deadline = min(connection.deadline, soon)
             self._sweep()
-            select.select([], [], [], 0.05)
+            sleep(0.05)
 
     # --- whose time is up ------------------------------------------------------------------------
 
@@ -125,8 +126,7 @@ class WholeRequestWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
             return  # a thread was faster
         if connection.begun:
             with suppress(OSError):
-                reason = "the request did not come in time"
-                util.write_error(Output(connection.socket), 408, "Request Timeout", reason)
+                connection.tell("408 Request Timeout")
         self._close(connection)
 
     def _close(self, connection: Connection) -> None:
@@ -160,8 +160,9 @@ class WholeRequestWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
             self._close(connection)
 
     def _wait_for_more(self, connection: Connection) -> None:
+        admitted = self._large.admit(connection)
         self._waiting[connection.number] = connection
-        if self._large.admit(connection):
+        if admitted or connection.placed:  # a place may have become free since
             self._arm(connection)
 
     def _arm(self, connection: Connection) -> None:
@@ -188,11 +189,11 @@ class WholeRequestWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
 
     def _refuse(self, connection: Connection, error: Exception) -> None:
         """A head that gunicorn does not take."""
-        output = Output(connection.socket)
         if isinstance(error, HeadTooLong):
-            util.write_error(output, 431, "Request Header Fields Too Large", "")
-        else:
-            self.handle_error(None, output, connection.address, error)
+            connection.tell("431 Request Header Fields Too Large")
+            return
+        output = Output(connection.socket)
+        self.handle_error(None, output, connection.address, error)
         output.flush()
 
     def _answer(self, connection: Connection, request: Incoming) -> bool:
@@ -208,9 +209,7 @@ class WholeRequestWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
         output.flush()
         return keeps
 
-    def _run_application(
-        self, connection: Connection, request: Incoming, output: Output
-    ) -> bool:
+    def _run_application(self, connection: Connection, request: Incoming, output: Output) -> bool:
         started = datetime.now()
         message = request.message
         response, environ = wsgi.create(
@@ -218,6 +217,7 @@ class WholeRequestWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
         )
         environ["wsgi.multithread"] = True
         del environ["wsgi.file_wrapper"]  # it would send files past `output`
+        self._count()
         if not self.alive or not self.cfg.keepalive:
             response.force_close()
         parts = self.wsgi(environ, response.start_response)
@@ -230,3 +230,9 @@ class WholeRequestWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
             if hasattr(parts, "close"):
                 parts.close()
         return not response.should_close()
+
+    def _count(self) -> None:
+        self.nr += 1
+        if self.nr >= self.max_requests and self.alive:
+            self.log.info("Autorestarting worker after current request.")
+            self.alive = False
