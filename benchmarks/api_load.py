@@ -117,26 +117,25 @@ class Load:
         return now - counted_from
 
     def _turn(self, connection: Connection, counted_from: float) -> float:
+        now = perf_counter()
         try:
             status = connection.receive()
-        except ConnectionError:
+            now = perf_counter()
+            if status:
+                self._count(status, now - connection.sent_at, now >= counted_from)
+                connection.send()
+        except OSError:
             self.hung_up += 1
             connection.socket.close()
             self._connect().send()
-            return perf_counter()
-        now = perf_counter()
-        if status:
-            self.sent += 1
-            if now >= counted_from:
-                self._count(status, now - connection.sent_at)
-            connection.send()
         return now
 
-    def _count(self, status: int, latency: float) -> None:
-        if status in (200, 201, 202):
-            self.latencies.append(latency)
-        else:
+    def _count(self, status: int, latency: float, counted: bool) -> None:
+        self.sent += 1
+        if status not in (200, 201, 202):
             self.refused[status] += 1
+        elif counted:
+            self.latencies.append(latency)
 
 
 def report(load: Load, seconds: float) -> dict[str, Any]:

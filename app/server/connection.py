@@ -51,6 +51,8 @@ class Incoming:
     received: Received
     """What `message` reads its body from."""
     ending: Ending
+    length: int
+    """Bytes of its body, where they were announced; else 0."""
     complete: bool = False
     """Whether all of its body is there."""
 
@@ -132,10 +134,10 @@ class Connection:
         self._served += 1
         message = Request(self._cfg, received, self.address, self._served)
         ending, length = ending_of(message)
-        self._incoming = Incoming(message=message, received=received, ending=ending)
+        self._incoming = Incoming(message=message, received=received, ending=ending, length=length)
         self._take(self._incoming, rest)
         if not self._incoming.complete:
-            self._invite(self._incoming, length)
+            self._invite(self._incoming)
         return True
 
     def _take(self, incoming: Incoming, data: bytes) -> None:
@@ -155,15 +157,17 @@ class Connection:
 
     def _wants_more(self, incoming: Incoming) -> bool:
         """Until it is clear that the body is too long, or that it is more frame than body."""
+        if incoming.length > self._max_body:
+            return False
         enough = self._max_body + _READ_AHEAD
         return incoming.ending.size <= enough and self._kept <= 2 * enough
 
-    def _invite(self, incoming: Incoming, length: int) -> None:
+    def _invite(self, incoming: Incoming) -> None:
         """To send the body, if it is to be read at all."""
         self.deadline = monotonic() + BODY_SECONDS
         if not any(name == "EXPECT" for name, _ in incoming.message.headers):
             return
-        if length > self._max_body:
+        if incoming.length > self._max_body:
             self._give_up(incoming)
         else:
             self.socket.send(_CONTINUE)
@@ -190,6 +194,17 @@ class Connection:
         self._data.clear()
         self.deadline = monotonic() + LINGER_SECONDS
         self.socket.shutdown(socket.SHUT_WR)
+
+    def has_news(self) -> bool:
+        """Whether something has come that was not received yet."""
+        try:
+            return bool(self.socket.recv(1, socket.MSG_PEEK))
+        except OSError:
+            return False
+
+    def forget(self) -> None:
+        """Drop what has come: else hanging up would take our last answer back. Raises OSError."""
+        self.socket.recv(_RECEIVE)
 
     def tell(self, status: str) -> None:
         """A last answer from us and not from the application, if there is room for it."""

@@ -118,15 +118,16 @@ class WholeRequestWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
     def _sweep(self) -> None:
         now = monotonic()
         for connection in list(self._waiting.values()):
-            if connection.deadline <= now:
+            if connection.deadline <= now and (connection.begun or not connection.has_news()):
                 self._dismiss(connection)
 
     def _dismiss(self, connection: Connection) -> None:
         if self._waiting.pop(connection.number, None) is not connection:
             return  # a thread was faster
-        if connection.begun:
-            with suppress(OSError):
+        with suppress(OSError):
+            if connection.begun:
                 connection.tell("408 Request Timeout")
+            connection.forget()
         self._close(connection)
 
     def _close(self, connection: Connection) -> None:
