@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from flask import Flask
-
-if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 Headers = list[tuple[str, str]]
 
@@ -44,7 +41,7 @@ def add_headers(app: Flask) -> None:
     """From now on, on every answer of `app`, in place of any that it has set itself."""
     inner = app.wsgi_app
 
-    def with_headers(environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
+    def with_headers(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
         ours = _SECURITY if environ.get("PATH_INFO", "").startswith("/swagger") else _ALL
 
         def start_with_headers(status: str, headers: Headers, *error: Any) -> Any:
