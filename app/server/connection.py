@@ -70,8 +70,10 @@ class Connection:
         """When it came, began to send its request, or was answered last."""
         self.deadline = self.since + HEAD_SECONDS
         self.lingering = False
-        self.placed = False
-        """Whether it has one of the places for long bodies."""
+        self.charged = 0
+        """Bytes that it has of the budget for long bodies."""
+        self.paused = False
+        """Whether it waits for some of that."""
         self.closed = False
         self._cfg = cfg
         self._max_body = max_body

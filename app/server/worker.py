@@ -137,8 +137,7 @@ class WholeRequestWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
         self._release(connection)
 
     def _release(self, connection: Connection) -> None:
-        successor = self._large.leave(connection)
-        if successor is not None:
+        for successor in self._large.leave(connection):
             self._arm(successor)
 
     # --- in the threads --------------------------------------------------------------------------
@@ -163,7 +162,7 @@ class WholeRequestWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
     def _wait_for_more(self, connection: Connection) -> None:
         admitted = self._large.admit(connection)
         self._waiting[connection.number] = connection
-        if admitted or connection.placed:  # a place may have become free since
+        if admitted or not connection.paused:  # it may have been resumed since
             self._arm(connection)
 
     def _arm(self, connection: Connection) -> None:

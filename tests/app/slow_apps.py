@@ -41,9 +41,9 @@ def echo() -> Flask:
     return flask
 
 
-class TwoLargeBodies(WholeRequestWorker):
-    """Has places for two."""
+class FewLargeBodies(WholeRequestWorker):
+    """Has room for less than two of those that the test sends."""
 
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
-        self._large = large.LargeBodies(2)
+        self._large = large.LargeBodies(250_000)

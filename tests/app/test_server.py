@@ -236,8 +236,8 @@ def test_where_all_places_are_taken_the_slowest_makes_room(start):
         connection.close()
 
 
-def test_long_bodies_wait_for_a_place_and_short_ones_do_not(start):
-    server = start("--worker-class", "slow_apps.TwoLargeBodies")
+def test_long_bodies_wait_for_room_and_short_ones_do_not(start):
+    server = start("--worker-class", "slow_apps.FewLargeBodies")
     body = b"x" * 150_000
     holding = [server.connect(post("/", body[:140_000], length=len(body))) for _ in range(2)]
     for _ in range(20):  # until what they sent has been read
