@@ -1,14 +1,22 @@
-"""Where a job comes in: `POST /build`."""
+"""Where a job comes in: `POST /build`.
+
+What is refused is refused in this order: who calls (401, 403), how much he sends (413), how often
+(429), what (400), and at last that there is no room for it (503). So nobody learns more than he
+may, and what costs more is done later.
+"""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any, Protocol
 from uuid import uuid4
 
 from flask import Blueprint, Request, Response, request
 from werkzeug.exceptions import BadRequest, HTTPException
 
+from app.auth import caller
+from app.limits import charge
 from executors.errors import JobInvalid
 from executors.job import Job
 from executors.schema import load_job
@@ -20,7 +28,7 @@ _MAX_DIGITS = 30  # of a number that is still of interest
 class Queue(Protocol):
     """Where jobs go."""
 
-    def put(self, job: Job) -> None:
+    def put(self, job: Job) -> object:
         """Returns when the job is safe. Raises executors.errors.QueueError."""
 
 
@@ -30,16 +38,21 @@ def build_blueprint(queue: Queue) -> Blueprint:
 
     @blueprint.post("/build")
     def build() -> Response:
-        job = load_job(read_json(request), job_id=str(uuid4()))
+        job = load_job(read_json(request, jobs=1), job_id=str(uuid4()))
+        job = replace(job, submitted_by=caller().name)
         queue.put(job)
         return Response(_ACCEPTED % job.id, content_type="application/json")
 
     return blueprint
 
 
-def read_json(request: Request) -> Any:
-    """The decoded body. Raises JobInvalid, or werkzeug's 413 or 400 when it can't be read."""
+def read_json(request: Request, *, jobs: int) -> Any:
+    """The decoded body, for which the caller is charged so many jobs.
+
+    Raises RateLimited, JobInvalid, or werkzeug's 413 or 400 when it can't be read.
+    """
     body = _read(request)
+    charge(jobs)
     if request.content_type != "application/json" and not _may_be_json(request.mimetype):
         raise JobInvalid(_unexpected_type(request))
     try:

@@ -7,7 +7,6 @@ refused, 3 a server can't be reached.
 from __future__ import annotations
 
 import signal
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO
 
@@ -15,12 +14,18 @@ import click
 from environs import Env, EnvError
 
 from app import commands
+from app.cli_keys import keys, told
 from app.cli_settings import CliSettings, load_dotenv
 from app.client import HadesClient, LogLine, ServerUnreachable, StateChange, SubmissionRefused
 from app.demo import run_demo
 from app.dev import DevOptions, run_dev
+from app.key_file import read_keys
+from app.settings import ApiSettings
+from app.version import installed_version
 from executors.errors import HadesError
 from executors.job import JobState
+
+_NOT_INSTALLED = "(a checkout that is not installed)"
 
 
 class Refused(click.ClickException):
@@ -35,18 +40,14 @@ class Unreachable(click.ClickException):
     exit_code = 3
 
 
-def _version() -> str:
-    try:
-        return version("hades-scheduler")
-    except PackageNotFoundError:
-        return "(a checkout that is not installed)"
-
-
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(_version(), prog_name="hades")
+@click.version_option(installed_version() or _NOT_INSTALLED, prog_name="hades")
 def main() -> None:
     """Hades runs container jobs. Settings come from the environment and from ./.env."""
     load_dotenv(Path.cwd())
+
+
+main.add_command(keys)
 
 
 def _settings() -> CliSettings:
@@ -59,7 +60,19 @@ def _settings() -> CliSettings:
 @main.command()
 def api() -> None:
     """Serve the HTTP API, on API_PORT."""
+    _check_keys()
     commands.become(commands.api_command(_settings()))
+
+
+def _check_keys() -> None:
+    """Better here than in each process of the server."""
+    try:
+        path = ApiSettings.from_env(Env()).api_keys_file
+    except EnvError as error:
+        raise click.UsageError(str(error)) from error
+    with told():
+        if path:
+            read_keys(Path(path))
 
 
 @main.command()
@@ -79,6 +92,13 @@ def worker() -> None:
 def images(arguments: tuple[str, ...]) -> None:
     """Look after the images of the sandbox."""
     commands.become(commands.images_command(arguments))
+
+
+@main.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def callbacks(arguments: tuple[str, ...]) -> None:
+    """Send callbacks; list those that were given up (`dead`), send them again (`replay`)."""
+    commands.become(commands.callbacks_command(arguments))
 
 
 @main.command()

@@ -16,16 +16,19 @@ from typing import NoReturn
 from gunicorn.config import make_settings
 
 from app.cli_settings import ROOT, CliSettings, environment
+from app.settings import API_THREADS
 
 API_APP = "app.factory:api()"
 LOGS_APP = "app.factory:logs()"
 WORKER_BROKER = "workers.main:setup"
 IMAGES_MODULE = "workers.images"
+CALLBACKS_MODULE = "app.logs.callbacks.main"
 
 WEB_WORKER = "app.server.worker.WholeRequestWorker"
 KEEP_ALIVE = 95
 """Seconds that an idle client stays connected: longer than proxies (Traefik: 90) keep us open."""
 
+HAND_BACK_SECONDS = 30.0  # after its grace period, for a worker to hand back what it runs
 GRACEFUL_TIMEOUT = 30  # seconds that gunicorn gives its open requests when it stops
 
 
@@ -44,7 +47,7 @@ def api_command(settings: CliSettings) -> Command:
         API_APP,
         bind=f"0.0.0.0:{settings.api_port}",
         processes=settings.web_concurrency,
-        threads=128,
+        threads=API_THREADS,
     )
 
 
@@ -72,18 +75,28 @@ def web_command(
 def worker_command(settings: CliSettings) -> Command:
     """One process with a thread a job. A busy worker prefetches no job it can't start."""
     threads = str(settings.concurrency)
-    timeout_ms = str(int(settings.shutdown_timeout * 1000))
+    timeout_ms = str(int((settings.shutdown_timeout + HAND_BACK_SECONDS) * 1000))
     options = ["--path", str(ROOT), "--processes", "1", "--threads", threads]
     options += ["--worker-shutdown-timeout", timeout_ms]
     return Command(
         argv=_python("dramatiq", WORKER_BROKER, *options),
-        env={"PYTHONPATH": str(ROOT), "dramatiq_queue_prefetch": threads},
+        env={
+            "PYTHONPATH": str(ROOT),
+            "dramatiq_queue_prefetch": threads,
+            "CONCURRENCY": threads,
+            "HADES_SHUTDOWN_TIMEOUT": f"{settings.shutdown_timeout:g}",
+        },
     )
 
 
 def images_command(arguments: Sequence[str]) -> Command:
     """The sandbox's image store, kept by `workers`, which this floor does not import."""
     return Command(argv=_python(IMAGES_MODULE, *arguments), env={"PYTHONPATH": str(ROOT)})
+
+
+def callbacks_command(arguments: Sequence[str]) -> Command:
+    """The outbox, without a log manager."""
+    return Command(argv=_python(CALLBACKS_MODULE, *arguments), env={"PYTHONPATH": str(ROOT)})
 
 
 def become(command: Command) -> NoReturn:

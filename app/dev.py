@@ -169,11 +169,13 @@ def _environment(options: DevOptions, settings: CliSettings, choice: Choice) -> 
         "NATS_TLS_ENABLED": "false",
         "CONCURRENCY": str(options.concurrency),
         "HADES_EXECUTOR": choice.executor,
+        "HADES_INDEX_DIR": str(options.data_dir.resolve() / "index"),
     }
     if choice.executor == "sandbox":
         shared["HADES_SANDBOX_HOST_FALLBACK"] = settings.host_fallback or "true"
     if options.private:
-        shared["AUTH_KEY"] = ""
+        shared.update(AUTH_KEY="", HADES_API_KEYS_FILE="", HADES_RATE_LIMIT="")
+        shared["HADES_WORKER_PORT"] = "0"
         shared["HADES_DATA_DIR"] = str(options.data_dir.resolve() / "sandbox")
     return shared
 

@@ -1,34 +1,96 @@
-"""How errors are told: to clients as plain text, to the log without anything of the request."""
+"""How errors are told: to clients as plain text, below `/v1` as problem+json; to the log without
+anything of the request."""
 
 from __future__ import annotations
 
 import logging
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
+from typing import TypeVar
 
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException, NotFound, RequestEntityTooLarge
 
-from executors.errors import JobInvalid, JobTooLarge, QueueError
+from app.auth import LoginRequired, ScopeMissing
+from app.limits import RateLimited
+from app.v1 import problems
+from app.v1.problems import Problem
+from executors.errors import JobInvalid, JobQueueFull, JobTooLarge, QueueError
+
+E = TypeVar("E", bound=Exception)
+
+QUEUE_FULL_SECONDS = 5
+"""What a client is told to wait for when the queue is full."""
 
 _MAX_DISCARDED = 64 * 1024 * 1024  # bytes of a refused body that are read before the refusal
+
+_KEPT_HEADERS = ("Allow", "Retry-After", "WWW-Authenticate")
+_REALM = 'realm="Authorization Required"'
 
 logger = logging.getLogger(__name__)
 
 
 def add_error_handlers(app: Flask) -> None:
     """From now on, for every route of `app`."""
-    app.register_error_handler(JobInvalid, job_invalid)
-    app.register_error_handler(JobTooLarge, job_too_large)
-    app.register_error_handler(QueueError, queue_failed)
-    app.register_error_handler(RequestEntityTooLarge, body_too_large)
-    app.register_error_handler(HTTPException, http_error)
-    app.register_error_handler(Exception, unexpected)
+    register = app.register_error_handler
+    register(LoginRequired, _told(login_required, problems.login_required))
+    register(ScopeMissing, _told(scope_missing, problems.scope_missing))
+    register(RateLimited, _told(rate_limited, problems.rate_limited))
+    register(JobInvalid, _told(job_invalid, problems.job_invalid))
+    register(JobTooLarge, _told(job_too_large, problems.too_large))
+    register(JobQueueFull, _told(queue_full, problems.queue_full))
+    register(QueueError, _told(queue_failed, problems.unavailable))
+    register(RequestEntityTooLarge, _told(body_too_large, problems.body_too_large))
+    register(HTTPException, _told(http_error, problems.of_http))
+    register(Exception, _told(unexpected, problems.internal))
+
+
+def _told(
+    plainly: Callable[[E], Response], as_problem: Callable[[E], Problem]
+) -> Callable[[E], Response]:
+    """The one answer, or below `/v1` the other one with the first one's headers."""
+
+    def tell(error: E) -> Response:
+        answer = plainly(error)
+        if not problems.concerned():
+            return answer
+        told = as_problem(error).response()
+        told.headers.extend(header for header in answer.headers if header[0] in _KEPT_HEADERS)
+        return told
+
+    return tell
 
 
 def text(message: str, status: int, **headers: str) -> Response:
     """A plain-text answer."""
     return Response(message, status, headers, content_type="text/plain; charset=utf-8")
+
+
+def login_required(error: LoginRequired) -> Response:
+    """401, in the words that clients know; with a second challenge for who tried a bearer's key."""
+    answer = Response(status=401)
+    answer.headers.add("WWW-Authenticate", f"Basic {_REALM}")
+    if request.headers.get("Authorization", "").lower().startswith("bearer"):
+        answer.headers.add("WWW-Authenticate", f'Bearer {_REALM}, error="invalid_token"')
+    return answer
+
+
+def scope_missing(error: ScopeMissing) -> Response:
+    """403, naming the scope."""
+    return text(f"Forbidden: {error}", 403)
+
+
+def rate_limited(error: RateLimited) -> Response:
+    """429, with the time after which the next try may succeed."""
+    return text(f"Too many requests: {error}", 429, **{"Retry-After": str(error.retry_after)})
+
+
+def queue_full(error: JobQueueFull) -> Response:
+    """503: nothing is wrong with the job; the client may send it again, later."""
+    logger.warning("A job was refused: the queue is full.")
+    again = {"Retry-After": str(QUEUE_FULL_SECONDS)}
+    return text("Service unavailable: the queue is full; try again later", 503, **again)
 
 
 def job_invalid(error: JobInvalid) -> Response:

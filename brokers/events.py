@@ -10,29 +10,52 @@ from __future__ import annotations
 import json
 import math
 import threading
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 from nats.js import api
 
 from brokers import subjects
-from brokers.job_store import JobRecord
 from brokers.nats.connection import NatsConnection
+from brokers.nats.publisher import Publication, Publisher
 from brokers.nats.streams import ensure_stream
-from executors.job import JobState, LogBatch
+from brokers.records import JobRecord
+from executors.job import LogBatch
+
+
+class Listener(Protocol):
+    """Somebody who wants to know what becomes of jobs. Again must do no harm."""
+
+    def changed(self, record: JobRecord) -> None:
+        """The job has entered a state that is not final."""
+
+    def ended(self, record: JobRecord) -> None:
+        """The job is over."""
+
 
 MAX_REASON = 500
 """Characters of a reason on the wire."""
 
 
 class Events:
-    """Stored when a method returns. `patience`: seconds that it waits for NATS to come back."""
+    """Stored when a method returns. `patience`: seconds that it waits for NATS to come back.
+
+    `listeners` hear of every change of a job's state once it is stored.
+    """
 
     def __init__(
-        self, connection: NatsConnection, *, max_age: float, patience: float = math.inf
+        self,
+        connection: NatsConnection,
+        *,
+        max_age: float,
+        patience: float = math.inf,
+        listeners: Sequence[Listener] = (),
     ) -> None:
         self.connection = connection
         self._max_age = max_age
         self._patience = patience
+        self._listeners = listeners
+        self._publisher = Publisher(connection.open_wire, self._declare_now)
         self._declared = False
         self._lock = threading.Lock()
 
@@ -40,8 +63,11 @@ class Events:
         """Create the streams unless they are there. Idempotent."""
         with self._lock:
             if not self._declared:
-                self.connection.patiently(self._declare, self._patience)
+                self._declare_now()
                 self._declared = True
+
+    def _declare_now(self) -> None:
+        self.connection.patiently(self._declare, self._patience)
 
     async def _declare(self) -> None:
         for name, subject in (
@@ -60,12 +86,26 @@ class Events:
             )
             await ensure_stream(self.connection.jetstream, config)
 
-    def status(self, job_id: str, state: JobState, *, attempt: int = 0, reason: str = "") -> None:
-        """Say that the job entered a state."""
-        headers = {subjects.REASON_HEADER: _header_text(reason)} if reason else {}
-        self._publish(
-            subjects.status(state), job_id.encode(), headers, f"{job_id}-{attempt}-{state}"
-        )
+    def changed(self, record: JobRecord) -> None:
+        """Say that the job entered a state that is not final. Again does no harm, for a minute."""
+        self.all_changed([record])
+
+    def all_changed(self, records: Sequence[JobRecord]) -> None:
+        """`changed` for many, in far less time."""
+        self._publish([_status(record) for record in records])
+        for record in records:
+            for listener in self._listeners:
+                listener.changed(record)
+
+    def ended(self, record: JobRecord, *, log_complete: bool = True) -> None:
+        """Tell how the job ended. Again does no harm: for a while, streams drop what they have.
+
+        Listeners hear of it when its log is complete.
+        """
+        self._publish([_result(record), _status(record)])
+        if log_complete:
+            for listener in self._listeners:
+                listener.ended(record)
 
     def log(self, batch: LogBatch) -> None:
         """Publish some lines of one step."""
@@ -74,37 +114,42 @@ class Events:
             subjects.STEP_HEADER: str(batch.step),
             subjects.SEQUENCE_HEADER: str(batch.sequence),
         }
-        self._publish(
+        message = Publication.of(
             subjects.logs(batch.job_id),
-            json.dumps(log_message(batch), ensure_ascii=False).encode(),
             headers,
+            json.dumps(log_message(batch), ensure_ascii=False).encode(),
             f"{batch.job_id}-{batch.attempt}-log-{batch.sequence}",
         )
+        self._publish([message])
 
-    def ended(self, record: JobRecord) -> None:
-        """Tell how the job ended. Again does no harm: for a while, streams drop what they have."""
-        self.result(record)
-        self.status(record.id, record.state, attempt=record.attempt, reason=record.reason)
-
-    def result(self, record: JobRecord) -> None:
-        """Publish how the job ended."""
-        self._publish(
-            subjects.results(record.id),
-            json.dumps(record.to_dict()).encode(),
-            {},
-            f"{record.id}-{record.attempt}-result",
-        )
-
-    def _publish(self, subject: str, data: bytes, headers: dict[str, str], message_id: str) -> None:
+    def _publish(self, messages: Sequence[Publication]) -> None:
         self.declare()
-        self.connection.publish(
-            subject,
-            data,
-            headers=headers,
-            message_id=message_id,
-            patience=self._patience,
-            declare=self._declare,
-        )
+        self._publisher.publish_many(messages, self._patience)
+
+    def close(self) -> None:
+        """Hang up; the connection stays. Idempotent."""
+        self._publisher.close()
+
+
+def _status(record: JobRecord) -> Publication:
+    headers = {subjects.ATTEMPT_HEADER: str(record.attempt)}
+    if record.reason:
+        headers[subjects.REASON_HEADER] = _header_text(record.reason)
+    return Publication.of(
+        subjects.status(record.state),
+        headers,
+        record.id.encode(),
+        f"{record.id}-{record.attempt}-{record.state}-{record.updated_at}",
+    )
+
+
+def _result(record: JobRecord) -> Publication:
+    return Publication.of(
+        subjects.results(record.id),
+        {},
+        json.dumps(record.to_dict()).encode(),
+        f"{record.id}-{record.attempt}-result-{record.updated_at}",
+    )
 
 
 def log_message(batch: LogBatch) -> dict[str, Any]:

@@ -1,196 +1,240 @@
-"""One record a job: what is known of it, changed only by compare-and-set.
-
-A state that is final stays. An attempt is claimed before it runs; whoever is not the attempt that
-the record names can change nothing any more.
-"""
+"""The records of all jobs, changed only by compare-and-set along `brokers.transitions`."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
-from datetime import UTC, datetime
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-from brokers import subjects
-from brokers.nats.buckets import PATIENCE, Bucket
+from brokers import subjects, transitions
+from brokers.nats.buckets import PATIENCE, Bucket, Key
 from brokers.nats.connection import NatsConnection
 from brokers.nats.errors import RevisionConflict
-from executors.errors import AttemptLost
-from executors.job import Job, JobState, Priority
+from brokers.records import JobRecord, StepRecord, utc_now
+from brokers.transitions import HandBack
+from executors.job import Job, JobState
 
 FOREVER = math.inf
+HISTORY = 64
+"""Revisions of a record that are kept."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StepRecord:
-    """How one step ended; a step that has not run yet has no record."""
+@dataclass(slots=True)
+class Lease:
+    """A worker's hold on a job: the attempt that it runs, and the record as it last wrote it.
 
-    id: int
-    name: str
-    image: str
-    exit_code: int | None
-    timed_out: bool = False
-    oom_killed: bool = False
-    reason: str = ""
-    started_at: str
-    """RFC 3339, UTC, like all times of a record."""
-    finished_at: str
+    It lasts for as long as the queue's message is kept alive by heartbeats, and is over when the
+    record names another attempt, or a final state.
+    """
 
+    record: JobRecord
+    revision: int
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class JobRecord:
-    """No script and no metadata: those may hold secrets, and travel on the queue alone."""
+    @property
+    def job_id(self) -> str:
+        """Of the job."""
+        return self.record.id
 
-    id: str
-    name: str
-    priority: str
-    """`high`, `medium` or `low`."""
-    step_names: tuple[str, ...] = ()
-    """How messages call the steps, all of them, in order."""
-    state: JobState = JobState.QUEUED
-    reason: str = ""
-    attempt: int = 0
-    """Of the attempt that runs or ran last, from 1; 0: none yet."""
-    worker: str = ""
-    queued_at: str = ""
-    started_at: str = ""
-    finished_at: str = ""
-    steps: tuple[StepRecord, ...] = ()
-
-    @classmethod
-    def of(cls, job: Job) -> JobRecord:
-        """The record of a job that nobody has worked on."""
-        return cls(
-            id=job.id,
-            name=job.name,
-            priority=Priority.of(job.priority).label,
-            step_names=tuple(step.label for step in job.steps),
-            queued_at=utc_now(),
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types; `from_dict` is the inverse."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> JobRecord:
-        """Fields that this version does not know are left out."""
-        known = _known(cls, data)
-        known["state"] = JobState(known["state"])
-        known["step_names"] = tuple(known.get("step_names", ()))
-        known["steps"] = tuple(StepRecord(**_known(StepRecord, step)) for step in known["steps"])
-        return cls(**known)
+    @property
+    def attempt(self) -> int:
+        """The attempt's number."""
+        return self.record.attempt
 
 
-def _known(cls: type[Any], data: Mapping[str, Any]) -> dict[str, Any]:
-    names = {field.name for field in fields(cls)}
-    return {key: value for key, value in data.items() if key in names}
-
-
-def utc_now() -> str:
-    """This moment, as records write it."""
-    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+def _readily(record: JobRecord) -> None:
+    """Whoever ran the job is gone."""
 
 
 class JobStore:
-    """All records. `patience` is how long, in seconds, it waits for NATS to come back."""
+    """All records. `patience` is how long, in seconds, it waits for NATS to come back.
+
+    `describe` makes the record of a job that a worker claims before it was recorded.
+    """
 
     def __init__(
-        self, connection: NatsConnection, *, max_age: float, patience: float = PATIENCE
+        self,
+        connection: NatsConnection,
+        *,
+        max_age: float,
+        patience: float = PATIENCE,
+        describe: Callable[[Job], JobRecord] = JobRecord.of,
     ) -> None:
-        self._bucket = Bucket(connection, subjects.RECORD_BUCKET, max_age=max_age)
+        self._describe = describe
+        self._bucket = Bucket(connection, subjects.RECORD_BUCKET, max_age=max_age, history=HISTORY)
         self._patience = patience
 
-    def create(self, record: JobRecord) -> None:
-        """Store the record of a new job. Raises RevisionConflict when there is one."""
-        self._put(record, expected=0)
+    # Reading
 
     def get(self, job_id: str) -> JobRecord | None:
         """None for a job that is not known (any more)."""
         return self._read(job_id)[0]
 
+    def history(self, job_id: str) -> list[tuple[int, JobRecord]]:
+        """Every change of the record that is still kept, in order, with its revision."""
+        entries = self._bucket.history(job_id, patience=self._patience)
+        return [
+            (entry.revision, _decoded(entry.value)) for entry in entries if entry.value is not None
+        ]
+
     def ids(self) -> list[str]:
         """Of every job with a record."""
         return self._bucket.keys()
 
-    def claim(self, job: Job, worker: str) -> JobRecord | None:
-        """Start the next attempt of the job; None when the job is over already."""
+    def last_revision(self) -> int:
+        """Of any record's last change."""
+        return self._bucket.patiently(self._bucket.last_revision, self._patience)
 
-        def start(record: JobRecord | None) -> JobRecord | None:
-            record = record or JobRecord.of(job)
-            if record.state.final:
-                return None
-            return replace(
-                record,
-                state=JobState.RUNNING,
-                attempt=record.attempt + 1,
-                worker=worker,
-                started_at=utc_now(),
-                steps=(),
-            )
+    # For those who submit, stop and retry
 
-        return self._change(job.id, start)
+    def create(self, record: JobRecord) -> None:
+        """Store the record of a new job; the one that a quick worker has made stays."""
+        try:
+            self._put(record, expected=0)
+        except RevisionConflict:
+            return
+
+    def create_many(
+        self, records: Sequence[JobRecord], beside: Sequence[tuple[Bucket, Key, bytes]] = ()
+    ) -> None:
+        """`create` for many, in far less time, and whatever else is to be stored with them."""
+        items = [(self._bucket, record.id, _encoded(record)) for record in records]
+        self._bucket.create_together([*beside, *items], patience=self._patience)
+
+    def withdraw(self, record: JobRecord, reason: str) -> JobRecord | None:
+        """Fail a job that was refused, whether it reached the queue or not; None: it runs."""
+        return self._change(
+            record.id,
+            lambda there: transitions.withdrawn(there, record, reason, now=utc_now()),
+        )
+
+    def stop(self, job_id: str, reason: str) -> JobRecord | None:
+        """Nobody is to run the job any more; None: it is over, or not known."""
+        return self._change(job_id, lambda there: transitions.stopped(there, reason, now=utc_now()))
+
+    def retry(self, job_id: str) -> JobRecord | None:
+        """A job that is over waits again; None: it is not over, or not known."""
+        return self._change(job_id, lambda there: transitions.retried(there, now=utc_now()))
+
+    def abandon(self, seen: JobRecord, reason: str) -> JobRecord | None:
+        """Fail a job that nobody will run any more; None: something has happened to it since."""
+        return self._change(
+            seen.id, lambda there: transitions.abandoned(there, seen, reason, now=utc_now())
+        )
+
+    def queued(self, record: JobRecord, queue_seq: int) -> None:
+        """Note the message that asks for another try, unless somebody was faster to take it."""
+
+        def note(there: JobRecord | None) -> JobRecord | None:
+            return transitions.noted(there, record, queue_seq)
+
+        self._change(record.id, note)
+
+    # For workers
+
+    def claim(
+        self,
+        job: Job,
+        worker: str,
+        *,
+        queue_seq: int = 0,
+        take_over: Callable[[JobRecord], None] = _readily,
+    ) -> Lease | None:
+        """Begin the next attempt of the job; None when the job is over already.
+
+        `take_over` is called with the record of an attempt that has not ended, and may raise.
+        """
+
+        def begin(there: JobRecord | None) -> JobRecord | None:
+            record = there or self._describe(job)
+            if record.state is JobState.RUNNING:
+                take_over(record)
+            return transitions.claimed(record, worker, queue_seq=queue_seq, now=utc_now())
+
+        return self._lease(job.id, begin)
+
+    def progress(self, lease: Lease, steps: Sequence[StepRecord]) -> None:
+        """Tell how far the attempt has come. Raises AttemptLost."""
+        self._hold(
+            lease,
+            lambda there: transitions.progressed(there, lease.attempt, steps, now=utc_now()),
+        )
 
     def finish(
-        self, claimed: JobRecord, state: JobState, reason: str, steps: tuple[StepRecord, ...]
+        self, lease: Lease, state: JobState, reason: str, steps: Sequence[StepRecord]
     ) -> JobRecord:
-        """End the attempt. Raises AttemptLost when it is not the job's current one."""
-        ended = replace(claimed, state=state, reason=reason, steps=steps, finished_at=utc_now())
+        """End the job. Raises AttemptLost when the attempt is not the job's current one."""
+        self._hold(
+            lease,
+            lambda there: transitions.finished(
+                there, lease.attempt, state, reason, steps, now=utc_now()
+            ),
+        )
+        return lease.record
 
-        def end(record: JobRecord | None) -> JobRecord:
-            if record != ended:  # else it was stored, and only the server's answer got lost
-                _must_be_current(record, claimed)
-            return ended
-
-        return _there(self._change(claimed.id, end))
-
-    def withdraw(self, job_id: str, reason: str) -> JobRecord | None:
-        """Fail a job that did not reach the queue; None when it did after all, or is not known."""
-
-        def end(record: JobRecord | None) -> JobRecord | None:
-            if record is None or record.state is not JobState.QUEUED or record.attempt > 0:
-                return None
-            return replace(record, state=JobState.FAILED, reason=reason, finished_at=utc_now())
-
-        return self._change(job_id, end)
-
-    def give_back(self, claimed: JobRecord, *, counted: bool) -> JobRecord:
+    def give_back(self, lease: Lease, why: HandBack, reason: str = "") -> JobRecord:
         """The attempt ended without an outcome: the job waits again. Raises AttemptLost."""
+        self._hold(
+            lease,
+            lambda there: transitions.handed_back(
+                there, lease.attempt, why, reason=reason, now=utc_now()
+            ),
+        )
+        return lease.record
 
-        def wait(record: JobRecord | None) -> JobRecord:
-            _must_be_current(record, claimed)
-            attempt = claimed.attempt if counted else claimed.attempt - 1
-            return replace(
-                claimed, state=JobState.QUEUED, attempt=attempt, worker="", started_at=""
-            )
+    def is_current(self, lease: Lease) -> bool:
+        """Whether the lease still holds."""
+        record = self.get(lease.job_id)
+        return (
+            record is not None
+            and record.state is JobState.RUNNING
+            and record.attempt == lease.attempt
+        )
 
-        return _there(self._change(claimed.id, wait))
+    def _hold(self, lease: Lease, change: Callable[[JobRecord | None], JobRecord]) -> None:
+        """Change what is held, without asking first what it is."""
+        changed, revision = change(lease.record), lease.revision
+        while True:
+            try:
+                lease.revision = self._put(changed, expected=revision)
+            except RevisionConflict:
+                there, revision = self._read(lease.job_id)
+                changed = change(there)
+                continue
+            lease.record = changed
+            return
 
-    def _change(
+    def _lease(
         self, job_id: str, change: Callable[[JobRecord | None], JobRecord | None]
-    ) -> JobRecord | None:
+    ) -> Lease | None:
         while True:
             record, revision = self._read(job_id)
             changed = change(record)
             if changed is None:
                 return None
             try:
-                self._put(changed, expected=revision)
+                return Lease(changed, self._put(changed, expected=revision))
             except RevisionConflict:
                 continue
-            return changed
+
+    def _change(
+        self, job_id: str, change: Callable[[JobRecord | None], JobRecord | None]
+    ) -> JobRecord | None:
+        lease = self._lease(job_id, change)
+        return None if lease is None else lease.record
 
     def _read(self, job_id: str) -> tuple[JobRecord | None, int]:
         entry = self._bucket.get(job_id, patience=self._patience)
         if entry.value is None:
             return None, entry.revision
-        return JobRecord.from_dict(json.loads(entry.value)), entry.revision
+        return _decoded(entry.value), entry.revision
 
-    def _put(self, record: JobRecord, *, expected: int) -> None:
-        value = json.dumps(record.to_dict()).encode()
-        self._bucket.put(record.id, value, expected=expected, patience=self._patience)
+    def _put(self, record: JobRecord, *, expected: int) -> int:
+        return self._bucket.put(
+            record.id, _encoded(record), expected=expected, patience=self._patience
+        )
+
+    # Watching
 
     @property
     def stream(self) -> str:
@@ -202,11 +246,9 @@ class JobStore:
         return self._bucket.subject(job_id)
 
 
-def _must_be_current(record: JobRecord | None, claimed: JobRecord) -> None:
-    if record is None or record.state.final or record.attempt != claimed.attempt:
-        raise AttemptLost(f"attempt {claimed.attempt} of job {claimed.id} is not current any more")
+def _encoded(record: JobRecord) -> bytes:
+    return json.dumps(record.to_dict(), ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def _there(record: JobRecord | None) -> JobRecord:
-    assert record is not None
-    return record
+def _decoded(value: bytes) -> JobRecord:
+    return JobRecord.from_dict(json.loads(value))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +15,9 @@ from nats.aio.msg import Msg
 from brokers import subjects
 from brokers.events import Events
 from brokers.feed import Feed, Source
-from brokers.job_store import JobRecord, JobStore
+from brokers.job_store import JobStore
 from brokers.nats.connection import REQUEST_SECONDS, NatsConnection
+from brokers.records import JobRecord
 
 READ_BATCH = 500
 """Messages of one read, at most."""
@@ -49,11 +51,12 @@ class LogReader:
         self._store = store
         self._events = events
 
-    def read(self, job_id: str) -> list[LogMessage]:
-        """All batches of the job's latest attempt, in order."""
+    def read(self, job_id: str, *, up_to: float = math.inf) -> list[LogMessage]:
+        """All batches, in order, of the job's latest attempt that has any and is not after the
+        attempt `up_to`."""
         self._events.declare()
         messages = self._connection.patiently(lambda: self._read_all(job_id), PATIENCE)
-        latest = max((message.attempt for message in messages), default=0)
+        latest = max((each.attempt for each in messages if each.attempt <= up_to), default=0)
         return [message for message in messages if message.attempt == latest]
 
     async def _read_all(self, job_id: str) -> list[LogMessage]:

@@ -19,6 +19,15 @@ STATUS_SUBJECTS = "hades.jobstatus.*"
 RESULT_STREAM = "HADES_JOB_RESULTS"
 RESULT_SUBJECTS = "hades.results.*"
 RECORD_BUCKET = "HADES_JOB_RECORDS"
+PAYLOAD_BUCKET = "HADES_JOB_PAYLOADS"
+WORKER_BUCKET = "HADES_WORKERS"
+CONTROL_SUBJECT = "hades.control"
+LIMIT_BUCKET = "HADES_RATE_LIMITS"
+IDEMPOTENCY_BUCKET = "HADES_IDEMPOTENCY_KEYS"
+
+CALLBACK_QUEUE = "callbacks"
+CALLBACK_ACTOR = "call_back"
+TARGET_BUCKET = "HADES_CALLBACK_TARGETS"
 
 REASON_HEADER = "X-Hades-Reason"
 ATTEMPT_HEADER = "X-Hades-Attempt"
@@ -39,3 +48,8 @@ def status(state: JobState) -> str:
 def results(job_id: str) -> str:
     """The result of one job."""
     return f"hades.results.{encode(job_id)}"
+
+
+def worker(name: str) -> str:
+    """Questions to one worker."""
+    return f"hades.worker.{encode(name)}"

@@ -8,12 +8,13 @@
     true | false | exit N       as a shell has them; a script's last line gives its exit code
     fail TEXT | refuse TEXT     raises InfrastructureError, StepRefused
 
-Every image is there unless its name contains `no-such-image`; limits are accepted, since there is
-nothing to limit.
+Every image is there unless its name contains `no-such-image`, or `slow-image-SECONDS`: that one is
+pulled first, and takes its time. Limits are accepted, since there is nothing to limit.
 """
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,8 +25,11 @@ from typing import NoReturn
 from executors.base import Executor, OutputStream, Sink, StepResult, Workspace
 from executors.errors import ImageUnavailable, InfrastructureError, LimitUnsupported, StepRefused
 from executors.job import SHARED_DIR, Job, Step, environment
+from executors.pulls import out_of_time, too_slow
+from executors.stopping import Stopping
 
 NOT_FOUND = 127
+_SLOW = re.compile(r"slow-image-([0-9.]+)")
 
 
 class DummyExecutor(Executor):
@@ -35,6 +39,7 @@ class DummyExecutor(Executor):
 
     def __init__(self) -> None:
         self.workspaces: dict[str, DummyWorkspace] = {}
+        self.pulled: set[str] = set()
 
     def check(self) -> None:
         """Always ready."""
@@ -42,7 +47,7 @@ class DummyExecutor(Executor):
     @contextmanager
     def open(self, job: Job, attempt: int) -> Iterator[Workspace]:
         """An empty `/shared` in memory."""
-        workspace = self.workspaces[job.id] = DummyWorkspace(job)
+        workspace = self.workspaces[job.id] = DummyWorkspace(job, self.pulled)
         try:
             yield workspace
         finally:
@@ -52,7 +57,11 @@ class DummyExecutor(Executor):
     def reap(self, job_id: str) -> None:
         """Also ends a step that sleeps."""
         if workspace := self.workspaces.pop(job_id, None):
-            workspace.gone.set()
+            workspace.woken.set()
+
+    def reap_orphans(self) -> int:
+        """What is kept in memory dies with its worker."""
+        return 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,16 +69,55 @@ class DummyWorkspace(Workspace):
     """The files below `/shared`, by their full names."""
 
     job: Job
+    pulled: set[str] = field(default_factory=set)
     shared: dict[str, str] = field(default_factory=dict)
-    gone: threading.Event = field(default_factory=threading.Event)
+    stopping: Stopping = field(default_factory=Stopping)
+    woken: threading.Event = field(default_factory=threading.Event)
+    """Set when the workspace is removed or stopped."""
+
+    def prepare(self, step: Step, sink: Sink, timeout: float | None) -> None:
+        """Takes time only for a slow image."""
+        with self.stopping.heeded():
+            refuse(step)
+            if self.pull(step.image, timeout) is None:
+                raise too_slow(step.image, timeout)
 
     def run_step(self, step: Step, sink: Sink, timeout: float | None) -> StepResult:
         """One line after the other."""
-        if "no-such-image" in step.image:
-            raise ImageUnavailable(step.image, "the dummy has no image of this name")
-        if step.network == "host":
-            raise LimitUnsupported("network", "host would not be isolated")
-        sink.open(f"dummy-{step.label}")
+        with self.stopping.heeded():
+            refuse(step)
+            spent = self.pull(step.image, timeout)
+            if spent is None:
+                return out_of_time(step.image)
+            sink.open(f"dummy-{step.label}")
+            self.stopping.check()
+            return self._run(step, sink, None if timeout is None else timeout - spent)
+
+    def stop(self) -> None:
+        """Also ends a step that sleeps."""
+        self.stopping.stop()
+        self.woken.set()
+
+    def pull(self, image: str, timeout: float | None) -> float | None:
+        """Seconds that it took; None when there were too few. Raises ImageUnavailable."""
+        if "no-such-image" in image:
+            raise ImageUnavailable(image, "the dummy has no image of this name")
+        slow = None if image in self.pulled else _SLOW.search(image)
+        seconds = float(slow[1]) if slow else 0.0
+        if timeout is not None and seconds > timeout:
+            self.sleep(timeout)
+            return None
+        self.sleep(seconds)
+        self.pulled.add(image)
+        return seconds
+
+    def sleep(self, seconds: float) -> None:
+        """Raises Stopped, and InfrastructureError when the workspace is removed meanwhile."""
+        if self.woken.wait(seconds):
+            self.stopping.check()
+            raise InfrastructureError("the workspace was removed under its step")
+
+    def _run(self, step: Step, sink: Sink, timeout: float | None) -> StepResult:
         container = _Container(self, step, sink)
         result = container.run(step.script, timeout)
         files = container.files.items()
@@ -77,6 +125,12 @@ class DummyWorkspace(Workspace):
             {name: text for name, text in files if name.startswith(f"{SHARED_DIR}/")}
         )
         return result
+
+
+def refuse(step: Step) -> None:
+    """Raises LimitUnsupported, as a real executor would."""
+    if step.network == "host":
+        raise LimitUnsupported("network", "host would not be isolated")
 
 
 class _Ended(Exception):
@@ -91,7 +145,7 @@ class _Container:
 
     def __init__(self, workspace: DummyWorkspace, step: Step, sink: Sink) -> None:
         self.env, self.files = environment(workspace.job, step), dict(workspace.shared)
-        self.sink, self.gone = sink, workspace.gone
+        self.sink, self.wait = sink, workspace.sleep
         self.left: float | None = None
         self.commands: dict[str, Callable[[str], int]] = {
             "echo": lambda text: self.out(f"{text}\n".encode()),
@@ -128,8 +182,7 @@ class _Container:
 
     def sleep(self, seconds: float) -> int:
         limit = seconds if self.left is None else min(seconds, self.left)
-        if self.gone.wait(limit):
-            raise InfrastructureError("the workspace was removed under its step")
+        self.wait(limit)
         if self.left is not None:
             self.left -= limit
             if self.left <= 0:

@@ -14,6 +14,9 @@ from typing import Any
 
 from marshmallow import Schema, ValidationError, missing
 from marshmallow.fields import Field
+from marshmallow.validate import Range
+
+from executors.values import Environment, Flag, Number, Text
 
 Taker = Callable[[Any], Any]
 """From a field's value in JSON to its value in the shape. Raises Unusual."""
@@ -66,7 +69,7 @@ def _by_itself(field: Field[Any]) -> Taker:
     return field.deserialize
 
 
-def exactly(kind: type) -> Callable[[Any], Taker]:
+def _exactly(kind: type) -> Callable[[Any], Taker]:
     """For fields that take values of this one type as they are."""
 
     def take(value: Any) -> Any:
@@ -77,12 +80,32 @@ def exactly(kind: type) -> Callable[[Any], Taker]:
     return lambda field: _by_itself(field) if field.validators else take
 
 
-def strings(_: object) -> Taker:
-    """For fields that take an object of strings."""
+def _whole_number(field: Number) -> Taker:
+    (limits,) = field.validators
+    assert isinstance(limits, Range)
+    least, most = limits.min, limits.max
 
+    def take(value: Any) -> Any:
+        if type(value) is not int or not least <= value <= most:
+            raise Unusual
+        return value
+
+    return take
+
+
+def _strings(_: object) -> Taker:
     def take(value: Any) -> dict[str, str]:
         if type(value) is not dict or not all(type(text) is str for text in value.values()):
             raise Unusual
         return value.copy()
 
     return take
+
+
+PLAIN_FIELDS: dict[type, Callable[[Any], Taker]] = {
+    Text: _exactly(str),
+    Flag: _exactly(bool),
+    Number: _whole_number,
+    Environment: _strings,
+}
+"""The fields of `values` that most submissions consist of."""

@@ -1,57 +1,21 @@
-"""Keeps secrets out of logs, reasons and records.
-
-Which values are secrets is told by the name of their key, in the words of the first Hades.
-"""
+"""Keeps secrets out of logs and reasons. What is shown of a job itself is made by `redaction`."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import AnyStr
 
 from executors.base import OutputStream, Sink
-from executors.job import Job
+from executors.secrets import MASK, masked
+from executors.secrets import secrets_of as secrets_of
 
-MASK = "••••••"
-MIN_SECRET = 4
-"""Characters; a shorter value would mask half of every log."""
 MIN_HELD = 64 * 1024
 """Bytes that may wait for what follows, at least."""
-
-_SECRET_KEY = re.compile(
-    r"token|passwd|password|pwd|secret|api[_-]?key|access[_-]?key|credential|auth(?!or)"
-    r"|private|cert|signing|session",
-    re.IGNORECASE,
-)
-
-
-def is_secret_key(key: str) -> bool:
-    """Whether a value under this key is a secret."""
-    return _SECRET_KEY.search(key) is not None
-
-
-def secrets_of(job: Job) -> frozenset[str]:
-    """Values of the job's and its steps' metadata that nobody should read in a log.
-
-    A value of several lines counts as a whole and line by line.
-    """
-    found: set[str] = set()
-    for metadata in (job.metadata, *(step.metadata for step in job.steps)):
-        found.update(_secret_values(metadata))
-    return frozenset(found)
-
-
-def _secret_values(metadata: Mapping[str, str]) -> Iterable[str]:
-    for key, value in metadata.items():
-        if is_secret_key(key):
-            for text in (value, *value.splitlines()):
-                if len(text.strip()) >= MIN_SECRET:
-                    yield text.strip()
 
 
 def mask(text: str, secrets: Iterable[str]) -> str:
     """`text` with every secret replaced."""
-    return _masked(text, _spans(text, secrets), MASK)
+    return masked(text, _spans(text, secrets), MASK)
 
 
 def _spans(text: AnyStr, secrets: Iterable[AnyStr]) -> list[tuple[int, int]]:
@@ -70,16 +34,6 @@ def _places(text: AnyStr, secret: AnyStr) -> Iterator[tuple[int, int]]:
     while start >= 0:
         yield start, start + len(secret)
         start = text.find(secret, start + 1)
-
-
-def _masked(text: AnyStr, spans: Iterable[tuple[int, int]], instead: AnyStr) -> AnyStr:
-    pieces = [text[:0]]
-    done = 0
-    for start, end in spans:
-        pieces.extend((text[done:start], instead))
-        done = end
-    pieces.append(text[done:])
-    return text[:0].join(pieces)
 
 
 class MaskingSink:
@@ -106,7 +60,7 @@ class MaskingSink:
             ready, spans = len(text), _spans(text, self._secrets)
         self._held[stream] = text[ready:]
         if ready:
-            self._sink.write(stream, _masked(text[:ready], spans, MASK.encode()))
+            self._sink.write(stream, masked(text[:ready], spans, MASK.encode()))
 
     def close(self) -> None:
         """Pass on what was held back."""
@@ -114,7 +68,7 @@ class MaskingSink:
             if text:
                 self._held[stream] = b""
                 spans = _spans(text, self._secrets)
-                self._sink.write(stream, _masked(text, spans, MASK.encode()))
+                self._sink.write(stream, masked(text, spans, MASK.encode()))
 
 
 def _begun(text: bytes, secret: bytes) -> int:

@@ -70,17 +70,22 @@ def seed_rules(job: Shaped) -> Iterator[Problem]:
     """Only the first is ever told."""
     if not job["name"]:
         yield Problem("name", 'Invalid request payload: "name" is required')
-    if job["timeout_seconds"] < 0:
-        yield Problem("timeout_seconds", "timeout_seconds cannot be negative")
-    if job["timeout_seconds"] > MAX_NANO:
-        yield Problem("timeout_seconds", f"timeout_seconds must not exceed {MAX_NANO}")
+    yield from _timeout_rules(job)
     for index, step in enumerate(job["steps"]):
         for problem in _step_rules(step):
             yield Problem(f"steps[{index}].{problem.path}", problem.text)
-    if job["callback_url"]:
-        wrong = _wrong_with_url(job["callback_url"])
+    for name in ("callback_url", "status_callback_url"):
+        wrong = _wrong_with_url(job[name]) if job[name] else ""
         if wrong:
-            yield Problem("callback_url", f"Invalid callback_url: callback URL {wrong}")
+            yield Problem(name, f"Invalid {name}: callback URL {wrong}")
+
+
+def _timeout_rules(shaped: Shaped) -> Iterator[Problem]:
+    """Of a job or a step."""
+    if shaped["timeout_seconds"] < 0:
+        yield Problem("timeout_seconds", "timeout_seconds cannot be negative")
+    if shaped["timeout_seconds"] > MAX_NANO:
+        yield Problem("timeout_seconds", f"timeout_seconds must not exceed {MAX_NANO}")
 
 
 def _step_rules(step: Shaped) -> Iterator[Problem]:
@@ -90,6 +95,7 @@ def _step_rules(step: Shaped) -> Iterator[Problem]:
     if step["network"] and not _NETWORK.fullmatch(step["network"]):
         modes = "none, bridge, host, default, or a valid network name"
         yield Problem("network", f"invalid network mode: must be {modes}")
+    yield from _timeout_rules(step)
 
 
 def _memory_rules(step: Shaped) -> Iterator[Problem]:
@@ -145,7 +151,8 @@ def limits(job: Shaped) -> Iterator[Problem]:
         yield _on("steps", "is required: a job has at least one step")
     for index, step in enumerate(job["steps"]):
         yield from _step_limits(f"steps[{index}]", step)
-    yield from _characters("callback_url", job["callback_url"])
+    for name in ("callback_url", "status_callback_url"):
+        yield from _characters(name, job[name])
 
 
 def _step_limits(path: str, step: Shaped) -> Iterator[Problem]:

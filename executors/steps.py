@@ -4,7 +4,10 @@ A step middleware is called with the step's context and the rest of the chain, a
 step's result. It may change the context on the way in and the result on the way out: the place for
 timeouts, masking, logs, metrics and whatever an installation adds.
 
-    call = chain([StepLogs(batcher), Masking(secrets), Refusals(), Deadline(at)], run_in_workspace)
+    deadline = Deadline(at)
+    layers = [StepLogs(batcher), Masking(secrets), Retrying(wait, deadline.left), Refusals()]
+    layers += [deadline, Preparing(pull_timeout, deadline.extend)]
+    call = chain(layers, run_in_workspace)
 """
 
 from __future__ import annotations
@@ -13,11 +16,12 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from math import inf
 from time import monotonic
 from typing import Protocol
 
-from executors.base import Sink, StepResult, Workspace
-from executors.errors import StepRefused
+from executors.base import Sink, StepResult, TimeLimit, Workspace
+from executors.errors import ImageUnavailable, StepRefused, Stopped
 from executors.job import Job, Step
 from executors.logs import LineSink, LogBatcher
 from executors.redact import MaskingSink, mask
@@ -80,6 +84,9 @@ class StepLogs:
             if result.reason:
                 sink.say(f"hades: {result.reason}")
             return result
+        except Stopped:
+            sink.say("hades: stopped")
+            raise
         finally:
             sink.close()
 
@@ -109,19 +116,64 @@ class Refusals:
             return proceed(context)
         except StepRefused as error:
             log.info("step refused", extra={"job_id": context.job.id, "step": context.index})
-            return StepResult(exit_code=None, reason=str(error))
+            no_image = isinstance(error, ImageUnavailable)
+            return StepResult(exit_code=None, reason=str(error), no_image=no_image)
 
 
 class Deadline:
-    """Gives each step what is left of the job's time. `at` is of `time.monotonic`."""
+    """Gives each run of a step its own time or what is left of the job's, whichever ends first.
+
+    `at`, of `time.monotonic`, is when the job's time is up. The result of a step that timed out
+    says whose time it was, and for the step's own has the reason.
+    """
 
     def __init__(self, at: float | None) -> None:
         self._at = at
 
     def __call__(self, context: StepContext, proceed: StepCall) -> StepResult:
-        if self._at is None:
-            return proceed(context)
-        left = self._at - monotonic()
+        left = self.left()
         if left <= 0:
-            return StepResult(exit_code=None, timed_out=True)
-        return proceed(replace(context, timeout=left))
+            return StepResult(exit_code=None, timed_out=True, limit=TimeLimit.JOB)
+        own = context.step.timeout_seconds or inf
+        timeout = min(own, left)
+        result = proceed(replace(context, timeout=None if timeout == inf else timeout))
+        if not result.timed_out:
+            return result
+        if left <= own:
+            return replace(result, limit=TimeLimit.JOB)
+        return replace(result, limit=TimeLimit.STEP, reason=_overtime(context.step, result))
+
+    def left(self) -> float:
+        """Seconds of the job's time; infinite without a limit."""
+        return inf if self._at is None else self._at - monotonic()
+
+    def extend(self, seconds: float) -> None:
+        """Give the job back time that was not its own."""
+        if self._at is not None:
+            self._at += seconds
+
+
+class Preparing:
+    """Has each step's image here before its time begins to count.
+
+    The step keeps the `timeout` that it came with; the time that the image took is told to
+    `not_counted`, also when it never came, for those who count from the job's start.
+    """
+
+    def __init__(self, pull_timeout: float, not_counted: Callable[[float], None]) -> None:
+        """`pull_timeout` is in seconds, for each image."""
+        self._pull_timeout = pull_timeout
+        self._not_counted = not_counted
+
+    def __call__(self, context: StepContext, proceed: StepCall) -> StepResult:
+        started = monotonic()
+        try:
+            context.workspace.prepare(context.step, context.sink, self._pull_timeout)
+        finally:
+            self._not_counted(monotonic() - started)
+        return proceed(context)
+
+
+def _overtime(step: Step, result: StepResult) -> str:
+    text = f"step {step.label} timed out after {step.timeout_seconds} seconds"
+    return f"{text}: {result.reason}" if result.reason else text

@@ -12,7 +12,7 @@ from dotenv import dotenv_values
 from environs import Env
 
 from app.cli_settings import CliSettings
-from app.settings import ApiSettings, LogsSettings
+from app.settings import ApiSettings, CallbackSettings, LogsSettings
 from executors.settings import ExecutorSettings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -162,6 +162,7 @@ def test_the_example_environment_holds_the_defaults(monkeypatch: pytest.MonkeyPa
     assert CliSettings.from_env(Env()) == CliSettings()
     assert ApiSettings.from_env(Env()) == ApiSettings()
     assert LogsSettings.from_env(Env()) == LogsSettings()
+    assert CallbackSettings.from_env(Env()) == CallbackSettings()
     assert ExecutorSettings.from_env(Env()) == ExecutorSettings()
 
 

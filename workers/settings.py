@@ -19,6 +19,13 @@ class WorkerSettings:
     """By which records and labels call this process: its host and its number."""
     log_limit: int
     """Characters of output that a step may log before its log is cut. `HADES_LOG_LIMIT`."""
+    concurrency: int
+    """Jobs that it runs at once. `CONCURRENCY`."""
+    port: int
+    """Where it answers probes, on all addresses; 0: nowhere. `HADES_WORKER_PORT`."""
+    grace: float
+    """Seconds that a stopping worker gives its running jobs before it hands them back.
+    `HADES_SHUTDOWN_TIMEOUT`."""
     debug: bool
     """Whether to log details. `DEBUG`."""
 
@@ -28,5 +35,8 @@ class WorkerSettings:
         return cls(
             name=f"{socket.gethostname()}-{os.getpid()}",
             log_limit=parse_size(env.str("HADES_LOG_LIMIT", "64m")),
+            concurrency=int(env.str("CONCURRENCY", "") or 1),
+            port=env.int("HADES_WORKER_PORT", 8084) if env.str("HADES_WORKER_PORT", "") else 8084,
+            grace=float(env.str("HADES_SHUTDOWN_TIMEOUT", "") or 600),
             debug=env.str("DEBUG", "") == "true",
         )

@@ -9,9 +9,10 @@ from typing import Any
 
 from flask import Blueprint, Response, jsonify, request
 
-from brokers.job_store import JobRecord, JobStore
+from brokers.job_store import JobStore
 from brokers.log_reader import LogMessage, LogReader, as_slots
 from brokers.nats.errors import ConnectionClosed, ConnectionFailed
+from brokers.records import JobRecord
 
 _SEQUENCE = re.compile("[0-9]{1,18}")
 _SSE_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}

@@ -13,12 +13,13 @@ Dramatiq project can use it. Rooms, from the bottom up:
 """
 
 from .broker import NatsBroker
-from .queues import DeadLetter, QueueStats
+from .queues import DeadLetter, LaneStats, QueueStats
 from .rate_limits import NatsRateLimiterBackend
 from .results import NatsResultBackend
 
 __all__ = [
     "DeadLetter",
+    "LaneStats",
     "NatsBroker",
     "NatsRateLimiterBackend",
     "NatsResultBackend",

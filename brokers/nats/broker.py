@@ -24,7 +24,7 @@ from .lifecycle import Lifecycle
 from .messages import delivery_of
 from .protocol import Arrival
 from .publisher import Publication, Publisher
-from .queues import PATIENCE, DeadLetter, Queues, QueueStats
+from .queues import PATIENCE, DeadLetter, LaneStats, Queues, QueueStats
 from .runs import Runs
 from .servers import DEFAULT_URL, ConnectArguments
 from .streams import Names, StreamOptions
@@ -123,6 +123,7 @@ class NatsBroker(Broker):
         self.held = Held(self.connection.open_wire, ack_wait)
         self.consumers: set[NatsConsumer] = set()
         self.closed = False
+        self.paused = False
         self.runs = Runs(self.connection, namespace, options, max_deliver) if max_deliver else None
         self._dead_letters = DeadLetters(
             self._publisher,
@@ -218,6 +219,25 @@ class NatsBroker(Broker):
         self.emit_after("enqueue", message, delay)
         return message
 
+    def store(self, messages: Iterable[Message[Any]]) -> list[int]:
+        """`enqueue`, idempotent and confirmed; the messages' numbers in the stream, for `remove`.
+
+        A message that is there already has the number that it had.
+        """
+        prepared = [self._prepare(message, None, True) for message in messages]
+        sequences = self._publisher.publish_many([pub for _, pub in prepared], ENQUEUE_PATIENCE)
+        for message, _ in prepared:
+            self.emit_after("enqueue", message, None)
+        return sequences
+
+    def remove(self, sequence: int) -> bool:
+        """Erase one message of any queue; whether it was there. Who holds it may go on."""
+        return self._queues.remove(sequence)
+
+    def contains(self, sequence: int) -> bool:
+        """Whether the message with this number waits, or is held by a worker."""
+        return self._queues.contains(sequence)
+
     def enqueue_many(
         self, messages: Iterable[Message[Any]], *, delay: float | None = None
     ) -> list[Message[Any]]:
@@ -230,6 +250,16 @@ class NatsBroker(Broker):
         for message, _ in prepared:
             self.emit_after("enqueue", message, delay)
         return [message for message, _ in prepared]
+
+    def check_length(self, queue_name: str) -> None:
+        """Before work is done for a message: raises QueueFull when it would not be enqueued.
+
+        What is not known at once, without a queue that is declared and a NATS that is there, is
+        left to `enqueue`. Raises ConnectionClosed, ConnectionFailed.
+        """
+        known = self.connection.connected and q_name(queue_name) in self._declared
+        if self._limit is not None and known:
+            self._limit.check(q_name(queue_name))
 
     def wait_for_confirms(self, timeout: float | None = None) -> None:
         """Until all that was enqueued is confirmed. `timeout` is in milliseconds.
@@ -301,6 +331,8 @@ class NatsBroker(Broker):
         self.declare_now(queue_name)
         consumer = NatsConsumer(self, queue_name, prefetch, timeout)
         self.consumers.add(consumer)
+        if self.paused:
+            consumer.pause()
         return consumer
 
     def bury(self, queue_name: str, arrival: Arrival, reason: str, error: str = "") -> None:
@@ -313,6 +345,22 @@ class NatsBroker(Broker):
             self.runs.handed_back(delivery_of(arrival.reply))
         self.held.settle(arrival.reply, NAK)
 
+    def pause(self) -> None:
+        """Take no message in this process until `resume`; what waits here goes back to the queue.
+
+        What runs goes on, and is acknowledged. Idempotent.
+        """
+        self.paused = True
+        for consumer in list(self.consumers):
+            consumer.pause()
+
+    def resume(self) -> None:
+        """Take messages again. Idempotent."""
+        if self.paused:
+            self.paused = False
+            for consumer in list(self.consumers):
+                consumer.resume()
+
     def stop_pulling(self) -> None:
         """Take no further message in this process; what waits here goes back to the queue."""
         for consumer in list(self.consumers):
@@ -324,6 +372,11 @@ class NatsBroker(Broker):
         """Of every declared queue, in one request for up to 256 consumers of the namespace."""
         self._settle_here()
         return self._queues.stats(self.queues.copy())
+
+    def get_lane_stats(self, queue_name: str) -> list[LaneStats]:
+        """Of each priority of the queue, the highest first."""
+        self._settle_here()
+        return self._queues.lane_stats(q_name(queue_name))
 
     def get_queue_message_counts(self, queue_name: str) -> tuple[int, int, int]:
         """(ready, delayed, dead) of the queue; what workers hold counts nowhere."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Literal, TypeVar
 
@@ -35,7 +35,8 @@ _LONGEST_TOKEN = 512  # a subject that fills the protocol's line would close the
 
 
 class Bucket:
-    """Created on the server by its first use. `max_age` is in seconds; 0: values stay.
+    """Created on the server by its first use. `max_age` is in seconds; 0: values stay. `history` is
+    how many revisions of a key are kept.
 
     Keys may be any text. Methods raise ConnectionClosed or ConnectionFailed when NATS stays away
     for `patience` seconds; those that take a `line` do so at once. Reads are answered by any
@@ -55,6 +56,7 @@ class Bucket:
         max_age: float = 0.0,
         replicas: int = 1,
         storage: Storage = "file",
+        history: int = 1,
     ) -> None:
         self.connection = connection
         self.requester = Requester(connection.open_wire)
@@ -64,7 +66,7 @@ class Bucket:
         self._config = api.StreamConfig(
             name=self.stream,
             subjects=[f"$KV.{name}.>"],
-            max_msgs_per_subject=1,
+            max_msgs_per_subject=history,
             max_age=max_age,
             num_replicas=replicas,
             storage=api.StorageType(storage),
@@ -117,6 +119,20 @@ class Bucket:
         """The subject that asks for the key's value; `entry_of` understands the answer."""
         return f"{_API}.DIRECT.GET.{self.stream}.{self.subject(key)}"
 
+    def history(self, key: Key, *, patience: float = PATIENCE) -> list[Entry]:
+        """What is kept of the key's revisions, the oldest first."""
+        return self.patiently(lambda line: self._history(line, key), patience)
+
+    def _history(self, line: Line, key: Key) -> list[Entry]:
+        found, getter = list[Entry](), f"{_API}.DIRECT.GET.{self.stream}"
+        while True:
+            start = found[-1].revision + 1 if found else 1
+            question = {"seq": start, "next_by_subj": self.subject(key)}
+            entry = entry_of(line.ask(getter, json.dumps(question).encode()))
+            if not entry.revision:
+                return found
+            found.append(entry)
+
     def read_from_leader(self, line: Line, keys: Iterable[Key]) -> dict[Key, Entry]:
         """Only the leader is sure to know of every write that was confirmed. A request a key."""
         keys, entries = list(keys), dict[Key, Entry]()
@@ -124,7 +140,7 @@ class Bucket:
             batch = keys[start : start + _AT_ONCE]
             asked = [json.dumps({"last_by_subj": self.subject(key)}).encode() for key in batch]
             getter = f"{_API}.STREAM.MSG.GET.{self.stream}"
-            answers = line.ask_all([(getter, question) for question in asked])
+            answers = line.ask_all([(getter, question, {}) for question in asked])
             entries.update(zip(batch, map(entry_in, answers), strict=True))
         return entries
 
@@ -157,6 +173,27 @@ class Bucket:
 
         return self.patiently(attempt, patience)
 
+    def create_many(
+        self, items: Sequence[tuple[Key, bytes]], *, patience: float = PATIENCE
+    ) -> None:
+        """Store the values of keys that have none; what others have stays as it is.
+
+        After an error some may be stored. Raises MessageTooLarge.
+        """
+        self.create_together([(self, key, value) for key, value in items], patience=patience)
+
+    def create_together(
+        self, items: Sequence[tuple[Bucket, Key, bytes]], *, patience: float = PATIENCE
+    ) -> None:
+        """The same for values of several buckets of one connection, at the price of one."""
+        for bucket in {bucket for bucket, _, _ in items}:
+            bucket.declare(patience)
+        headers = expecting(0)
+        questions = [(bucket.subject(key), value, headers) for bucket, key, value in items]
+        for start in range(0, len(questions), _AT_ONCE):
+            batch = questions[start : start + _AT_ONCE]
+            self.patiently(lambda line, batch=batch: _create_all(line, batch), patience)  # type: ignore[misc]
+
     def write(self, line: Line, key: Key, value: bytes, headers: Mapping[str, str]) -> int:
         """Store the value as one request; returns its revision."""
         return int(checked(line.ask(self.subject(key), value, headers))["seq"])
@@ -172,6 +209,12 @@ class Bucket:
         """Remove the value. Removing what is not there is no error."""
         headers = {"KV-Operation": "PURGE", "Nats-Rollup": "sub"}
         self.patiently(lambda line: self.write(line, key, b"", headers), PATIENCE)
+
+    def erase(self, prefix: tuple[str, ...], *, patience: float = PATIENCE) -> None:
+        """Remove the values of all keys that begin with these tokens, with no mark left behind."""
+        subject = json.dumps({"filter": f"{self.subject(prefix)}.>"}).encode()
+        purge = f"{_API}.STREAM.PURGE.{self.stream}"
+        self.patiently(lambda line: checked(line.ask(purge, subject)), patience)
 
     def last_revision(self, line: Line) -> int:
         """Of the bucket's last change, from its leader."""
@@ -190,12 +233,33 @@ class Bucket:
             if not subjects or len(found) >= page.get("total", 0):
                 return found
 
+    def values(self, *, patience: float = PATIENCE) -> list[bytes]:
+        """All that there are at the moment, unordered. For buckets of a few hundred."""
+        return self.patiently(self._values, patience)
+
+    def _values(self, line: Line) -> list[bytes]:
+        prefix, found = f"{_API}.DIRECT.GET.{self.stream}.$KV.{self.name}.", list[bytes]()
+        keys = self._keys(line)
+        for start in range(0, len(keys), _AT_ONCE):
+            batch = keys[start : start + _AT_ONCE]
+            answers = line.ask_all([(prefix + key, b"", {}) for key in batch])
+            values = (entry_of(answer).current for answer in answers)
+            found += [value for value in values if value is not None]
+        return found
+
     def _info(self, line: Line, wanted: dict[str, object]) -> dict[str, Any]:
         return checked(line.ask(f"{_API}.STREAM.INFO.{self.stream}", json.dumps(wanted).encode()))
 
     def close(self) -> None:
         """Hang up what is not in use. Idempotent; the connection stays."""
         self.requester.close()
+
+
+def _create_all(line: Line, questions: Sequence[tuple[str, bytes, Mapping[str, str]]]) -> None:
+    """Again does no harm: what an earlier attempt has stored is there."""
+    for answer in line.ask_all(questions):
+        with suppress(RevisionConflict):
+            checked(answer)
 
 
 def _token(text: str) -> str:

@@ -81,15 +81,15 @@ class Changes:
         self._guard = threading.Lock()
         self._turns: dict[Key, _Turns] = {}
 
-    def change(self, key: Key, decide: Decide) -> bool:
+    def change(self, key: Key, decide: Decide, *, patience: float = PATIENCE) -> bool:
         """Store what `decide` makes of the key's value; False: it left it as it is.
 
-        Raises what `decide` raises, ConnectionClosed or ConnectionFailed when NATS stays away,
-        MessageTooLarge.
+        Raises what `decide` raises, ConnectionClosed or ConnectionFailed when NATS stays away for
+        `patience` seconds, MessageTooLarge.
         """
         change = _Change(self._bucket, key, decide, self._ids.next())
         with self._turn(key) as turns:
-            return self._bucket.patiently(lambda line: change.run(line, turns), PATIENCE)
+            return self._bucket.patiently(lambda line: change.run(line, turns), patience)
 
     def change_one(
         self, key: Key, keys: Callable[[], Iterable[Key]], decide: DecideFromMany

@@ -285,12 +285,22 @@ class NatsConsumer(Consumer):
 
     # The end
 
+    def resume(self) -> None:
+        """Take messages again after a pause."""
+        with self._lock:
+            self._order(self._plan.resume())
+        self._flush()
+
     def stop_pulling(self) -> None:
+        """`pause` for good."""
+        self.pause()
+        self._stopped.set()
+
+    def pause(self) -> None:
         """Take no further message; those that wait in this process go back. Idempotent."""
         with self._lock:
             self._order(self._plan.stop())
         self._flush()
-        self._stopped.set()
         with suppress(IndexError):  # none is left, or the consumer thread was faster
             while True:
                 self._broker.hand_back(self._arrived.popleft())

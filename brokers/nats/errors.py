@@ -25,6 +25,7 @@ import nats.js.errors
 from dramatiq.errors import BrokerError, ConnectionClosed, ConnectionFailed
 
 __all__ = [
+    "BrokerError",
     "ConnectionClosed",
     "ConnectionFailed",
     "DeliveryLimitExceeded",

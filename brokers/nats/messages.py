@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class NatsMessage(MessageProxy):
     """Held by this process until it is acknowledged or handed back.
 
-    While it is being processed, `retry_in` and `leave` say what is to become of it instead.
+    While it is being processed, `retry_in`, `leave` and `done` say what is to become of it.
     """
 
     def __init__(self, message: Message[Any], arrival: Arrival, consumer: NatsConsumer) -> None:
@@ -35,6 +35,10 @@ class NatsMessage(MessageProxy):
     def retry_in(self, seconds: float) -> None:
         """Deliver it again after this time. It never leaves the queue meanwhile."""
         self.verdict = nak_for(seconds)
+
+    def done(self) -> None:
+        """Acknowledge it after all."""
+        self.verdict = ACK
 
     def leave(self) -> None:
         """Say nothing to the server: somebody else holds the message by now."""

@@ -12,12 +12,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from time import monotonic
+from typing import TypeVar
 
 from . import protocol
 from .errors import ConnectionClosed, ConnectionFailed, NobodyAnswers, refusal
 from .protocol import NO_RESPONDERS, Arrival
 from .requester import ANSWER_SECONDS, AnswerLost, Line, Requester
 from .wire import Wire
+
+T = TypeVar("T")
 
 BATCH = 128
 """Messages of `publish_many` that may be unconfirmed at once."""
@@ -75,24 +78,26 @@ class Publisher:
         self._requester = Requester(open_wire)
         self._declare = declare
 
-    def publish(self, publication: Publication, patience: float) -> None:
-        """Store the message. `patience` is in seconds, for NATS being away.
+    def publish(self, publication: Publication, patience: float) -> int:
+        """Store the message; its number in the stream. `patience` is in seconds, for NATS being
+        away.
 
         Raises MessageTooLarge, QueueFull, JetStreamError, and ConnectionClosed or ConnectionFailed
         when patience is up: then the message may be stored or not.
         """
-        self._patiently(lambda line: _publish(line, publication), patience)
+        return self._patiently(lambda line: _publish(line, publication), patience)
 
-    def publish_many(self, publications: Sequence[Publication], patience: float) -> None:
+    def publish_many(self, publications: Sequence[Publication], patience: float) -> list[int]:
         """The same for many, several of which are under way at once.
 
         An error leaves those stored that were confirmed before; the others may be.
         """
-        waiting = dict(enumerate(publications))
-        self._patiently(lambda line: _publish_all(line, waiting), patience)
+        sending = _Sending(publications)
+        self._patiently(sending.attempt, patience)
+        return [sending.stored[key] for key in range(len(publications))]
 
-    def _patiently(self, attempt: Callable[[Line], None], patience: float) -> None:
-        self._requester.patiently(attempt, patience, self._declare_again)
+    def _patiently(self, attempt: Callable[[Line], T], patience: float) -> T:
+        return self._requester.patiently(attempt, patience, self._declare_again)
 
     def _declare_again(self) -> None:
         with suppress(ConnectionClosed, ConnectionFailed):  # the next attempt will say so
@@ -103,36 +108,49 @@ class Publisher:
         self._requester.close()
 
 
-def _publish(line: Line, publication: Publication) -> None:
+def _publish(line: Line, publication: Publication) -> int:
     line.check_size(publication.size)
     reply = line.wire.next_inbox()
     line.wire.send(publication.frame(reply))
-    check_answer(line.answer_to(reply))
+    return _sequence(line.answer_to(reply))
 
 
-def _publish_all(line: Line, waiting: dict[int, Publication]) -> None:
-    """Takes from `waiting` what was confirmed."""
-    wire = line.wire
-    for publication in waiting.values():
-        line.check_size(publication.size)
-    while waiting:
-        batch = list(islice(waiting.items(), BATCH))
-        inbox = wire.next_inbox()
-        wire.send(b"".join(pub.frame(f"{inbox}-{key}") for key, pub in batch))
-        _await_answers(inbox, {key for key, _ in batch}, waiting, wire)
+def _sequence(answer: Arrival) -> int:
+    """Of the message that the answer confirms. Raises what `check_answer` does."""
+    check_answer(answer)
+    return int(json.loads(answer.data)["seq"])
 
 
-def _await_answers(
-    inbox: str, expected: set[int], waiting: dict[int, Publication], wire: Wire
-) -> None:
-    deadline = monotonic() + ANSWER_SECONDS
-    while expected:
-        if monotonic() >= deadline:
-            raise AnswerLost("the server did not confirm in time")  # type: ignore[no-untyped-call]
-        for arrival in wire.receive(ANSWER_SECONDS):
-            batch, _, key = arrival.subject.rpartition("-")
-            if batch == inbox:
-                check_answer(arrival)
-                expected.discard(int(key))
-                waiting.pop(int(key), None)
-                deadline = monotonic() + ANSWER_SECONDS
+class _Sending:
+    """Many messages, over as many attempts as it takes."""
+
+    def __init__(self, publications: Sequence[Publication]) -> None:
+        self._waiting = dict(enumerate(publications))
+        self.stored: dict[int, int] = {}
+
+    def attempt(self, line: Line) -> None:
+        """Send what is not confirmed yet, batch by batch."""
+        wire = line.wire
+        for publication in self._waiting.values():
+            line.check_size(publication.size)
+        while self._waiting:
+            batch = list(islice(self._waiting.items(), BATCH))
+            inbox = wire.next_inbox()
+            wire.send(b"".join(pub.frame(f"{inbox}-{key}") for key, pub in batch))
+            self._await_answers(inbox, {key for key, _ in batch}, wire)
+
+    def _await_answers(self, inbox: str, expected: set[int], wire: Wire) -> None:
+        deadline = monotonic() + ANSWER_SECONDS
+        while expected:
+            if monotonic() >= deadline:
+                raise AnswerLost("the server did not confirm in time")  # type: ignore[no-untyped-call]
+            for arrival in wire.receive(ANSWER_SECONDS):
+                batch, _, key = arrival.subject.rpartition("-")
+                if batch == inbox:
+                    self._confirm(int(key), arrival)
+                    expected.discard(int(key))
+                    deadline = monotonic() + ANSWER_SECONDS
+
+    def _confirm(self, key: int, answer: Arrival) -> None:
+        self.stored[key] = _sequence(answer)
+        self._waiting.pop(key, None)

@@ -64,7 +64,10 @@ class Plan(Protocol):
         """The server ended a pull; `remaining` messages of its batch will not come."""
 
     def stop(self) -> list[Order]:
-        """Ask for nothing any more."""
+        """Ask for nothing any more, unless resumed."""
+
+    def resume(self) -> list[Order]:
+        """Ask again after a stop."""
 
     @property
     def patience(self) -> float:
@@ -115,9 +118,14 @@ class OneLane:
         return self._ask()
 
     def stop(self) -> list[Order]:
-        """Ask for nothing any more."""
+        """Ask for nothing any more, unless resumed."""
         self._stopped = True
         return [Withdraw(self._round)]
+
+    def resume(self) -> list[Order]:
+        """Ask again after a stop."""
+        self._stopped = False
+        return self.start()
 
     @property
     def patience(self) -> float:
@@ -204,9 +212,14 @@ class ManyLanes:
         return self._go_on()
 
     def stop(self) -> list[Order]:
-        """Ask for nothing any more."""
+        """Ask for nothing any more, unless resumed."""
         self._stopped = True
         return self._withdraw()
+
+    def resume(self) -> list[Order]:
+        """Ask again after a stop."""
+        self._stopped = False
+        return self.start()
 
     @property
     def patience(self) -> float:

@@ -61,6 +61,19 @@ class QueueStats:
 
 
 @dataclass(frozen=True, slots=True)
+class LaneStats:
+    """Messages of one priority of a queue, over all its workers."""
+
+    priority: int
+    ready: int = 0
+    """Waiting for a worker."""
+    in_flight: int = 0
+    """Delivered and not acknowledged; also what was handed back and not fetched again."""
+    oldest: str = ""
+    """When the first of those was enqueued that no worker has had yet, as RFC 3339; empty: none."""
+
+
+@dataclass(frozen=True, slots=True)
 class DeadLetter:
     """A message that was given up."""
 
@@ -183,6 +196,32 @@ class Queues:
             dead=count("dead")[0],
         )
 
+    def lane_stats(self, queue: str) -> list[LaneStats]:
+        """The top lane first. One request more for each lane that has messages ready."""
+        return self._connection.patiently(lambda: self._lane_stats(queue), PATIENCE)
+
+    async def _lane_stats(self, queue: str) -> list[LaneStats]:
+        infos = await self._list()
+        lanes = [(lane, infos.get(self._names.consumer(queue, lane))) for lane in self._lanes]
+        return list(await asyncio.gather(*(self._lane(queue, *lane) for lane in lanes)))
+
+    async def _lane(self, queue: str, lane: int, info: api.ConsumerInfo | None) -> LaneStats:
+        if info is None:
+            return LaneStats(lane)
+        delivered = info.delivered.stream_seq if info.delivered else 0
+        oldest = await self._since(self._names.lane(queue, lane), delivered) if _ready(info) else ""
+        return LaneStats(lane, _ready(info), info.num_ack_pending or 0, oldest)
+
+    async def _since(self, subject: str, delivered: int) -> str:
+        """When the first message behind that sequence was stored; empty: it is gone by now."""
+        try:
+            raw = await self._connection.jetstream.get_msg(
+                self._names.stream, delivered + 1, subject=subject, next=True
+            )
+        except nats.js.errors.NotFoundError:
+            return ""
+        return str(raw.time or "")
+
     # Emptying
 
     def purge(self, queue: str) -> None:
@@ -233,17 +272,37 @@ class Queues:
             since=str(raw.time or ""),
         )
 
-    def remove(self, sequence: int) -> None:
-        """Delete one message of the stream. One that is gone already is no error."""
+    # Single messages
 
-        async def attempt() -> None:
+    def remove(self, sequence: int) -> bool:
+        """Delete one message of the stream; whether it was there."""
+
+        async def attempt() -> bool:
             try:
                 await self._connection.jetstream.delete_msg(self._names.stream, sequence)
             except nats.js.errors.APIError as error:
                 if error.err_code != _NO_SUCH_MESSAGE:
                     raise
+                return False
+            return True
 
-        self._connection.patiently(attempt, PATIENCE)
+        return self._connection.patiently(attempt, PATIENCE)
+
+    def contains(self, sequence: int) -> bool:
+        """Whether the stream has a message with this number."""
+
+        async def attempt() -> bool:
+            try:
+                await self._connection.jetstream.get_msg(self._names.stream, sequence)
+            except nats.js.errors.NotFoundError:
+                return False
+            return True
+
+        return self._connection.patiently(attempt, PATIENCE)
+
+
+def _ready(info: api.ConsumerInfo) -> int:
+    return info.num_pending or 0
 
 
 def _decoded(data: bytes) -> Message[Any] | None:

@@ -78,9 +78,9 @@ class Line:
         self.wire.send(frame)
         return self.answer_to(reply)
 
-    def ask_all(self, questions: Sequence[tuple[str, bytes]]) -> list[Arrival]:
-        """The answers to many small requests (subject, data) that are under way at once."""
-        asked = [self.question(subject, data) for subject, data in questions]
+    def ask_all(self, questions: Sequence[tuple[str, bytes, Mapping[str, str]]]) -> list[Arrival]:
+        """The answers to many small requests (subject, data, headers) under way at once."""
+        asked = [self.question(*question) for question in questions]
         self.wire.send(b"".join(frame for _, frame in asked))
         replies = [reply for reply, _ in asked]
         answers = self._answers(replies)

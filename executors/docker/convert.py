@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from executors.base import LABEL_ATTEMPT, LABEL_JOB_ID, LABEL_WORKER, SHELL_ARGV
+from executors.base import LABEL_ATTEMPT, LABEL_JOB_ID, LABEL_OWNER, LABEL_WORKER, SHELL_ARGV
 from executors.errors import LimitUnsupported
 from executors.job import SHARED_DIR, Job, Step, environment
 from executors.settings import DockerSettings
@@ -28,6 +28,8 @@ class Engine:
     memory_swap: bool
     cpu: bool
     pids: bool
+    root_dir: str = ""
+    """Where it keeps everything, on its own machine."""
 
     @classmethod
     def from_info(cls, info: dict[str, Any]) -> Engine:
@@ -38,12 +40,18 @@ class Engine:
             memory_swap=bool(info.get("SwapLimit")),
             cpu=bool(info.get("CpuCfsQuota")),
             pids=bool(info.get("PidsLimit")),
+            root_dir=str(info.get("DockerRootDir") or ""),
         )
 
 
-def labels(job_id: str, attempt: int, worker: str) -> dict[str, str]:
+def labels(job_id: str, attempt: int, worker: str, owner: str) -> dict[str, str]:
     """On everything an attempt creates, so that it can be found without its worker."""
-    return {LABEL_JOB_ID: job_id, LABEL_ATTEMPT: str(attempt), LABEL_WORKER: worker}
+    return {
+        LABEL_JOB_ID: job_id,
+        LABEL_ATTEMPT: str(attempt),
+        LABEL_WORKER: worker,
+        LABEL_OWNER: owner,
+    }
 
 
 def volume_name(job_id: str, attempt: int) -> str:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 from docker import APIClient
@@ -11,55 +10,35 @@ from docker.errors import APIError, NotFound
 from docker.utils import parse_repository_tag
 
 from executors.deadline import Deadline
-from executors.docker.errors import engine_errors, explain
-from executors.errors import ImageUnavailable
+from executors.docker.api import EngineClient
+from executors.docker.errors import breaks_everything, engine_errors, explain
+from executors.errors import ExecutorUnavailable, ImageUnavailable
+from executors.pulls import Abandoned, GivenUp, Pulls
+from executors.resources import exhausted
+from executors.stopping import Stopping
 
 
 class Images:
     """Shared by all workspaces of one Engine, from many threads."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._pulls: dict[str, Future[None]] = {}
+        self._pulls = Pulls[None]()
 
-    def find(self, api: APIClient, image: str, deadline: Deadline) -> dict[str, Any]:
+    def find(
+        self, api: EngineClient, image: str, deadline: Deadline, stopping: Stopping
+    ) -> dict[str, Any]:
         """What the Engine knows about `image`, after pulling it if need be.
 
-        Raises ImageUnavailable, InfrastructureError, and TimeoutError when `deadline` is over
-        before the pull is: that one goes on, for those who ask later.
+        Raises ImageUnavailable, InfrastructureError, Stopped, and TimeoutError when `deadline` is
+        over before the pull is.
         """
         if not image:
             raise ImageUnavailable(image, "no image is named")
         found = inspect(api, image)
         while found is None:
-            self._pull(api, image).result(deadline.left())
+            self._pulls.get(image, partial(pull_if_missing, api, image), deadline, stopping)
             found = inspect(api, image)
         return found
-
-    def _pull(self, api: APIClient, image: str) -> Future[None]:
-        """The pull of `image` that is under way, or a new one."""
-        with self._lock:
-            if image not in self._pulls:
-                self._pulls[image] = Future()
-                threading.Thread(
-                    target=self._run_pull, args=(api, image), name=f"pull {image}", daemon=True
-                ).start()
-            return self._pulls[image]
-
-    def _run_pull(self, api: APIClient, image: str) -> None:
-        """Settles the future, whatever happens."""
-        error: BaseException | None = None
-        try:
-            if inspect(api, image) is None:  # else a pull ended just before this one was asked for
-                pull(api, image)
-        except BaseException as caught:
-            error = caught
-        with self._lock:
-            pending = self._pulls.pop(image)
-        if error is None:
-            pending.set_result(None)
-        else:
-            pending.set_exception(error)
 
 
 def inspect(api: APIClient, image: str) -> dict[str, Any] | None:
@@ -76,14 +55,30 @@ def inspect(api: APIClient, image: str) -> dict[str, Any] | None:
     return found
 
 
-def pull(api: APIClient, image: str) -> None:
-    """Raises ImageUnavailable, with the registry's words, also when they come inside the stream."""
+def pull_if_missing(api: EngineClient, image: str, abandoned: Abandoned) -> None:
+    """It is here when another pull ended just before this one was asked for."""
+    if inspect(api, image) is None:
+        pull(api, image, abandoned)
+
+
+def pull(api: EngineClient, image: str, abandoned: Abandoned) -> None:
+    """Raises ImageUnavailable, with the registry's words, also when they come inside the stream;
+    GivenUp.
+    """
     repository, tag = parse_repository_tag(image)
+    errors: list[str] = []
     with engine_errors(f"pulling image {image}"):
         try:
-            progress = api.pull(repository, tag or "latest", stream=True, decode=True)
-            errors = [line["error"] for line in progress if "error" in line]
+            with api.pulling(repository, tag or "latest") as progress:
+                for line in progress:
+                    if abandoned():
+                        raise GivenUp
+                    errors += [line["error"]] if "error" in line else []
         except APIError as error:
+            if breaks_everything(error):
+                raise
             raise ImageUnavailable(image, explain(error)) from error
+    if errors and exhausted(errors[-1]):
+        raise ExecutorUnavailable(f"pulling image {image}: {errors[-1]}")
     if errors:
         raise ImageUnavailable(image, errors[-1])

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import IO, Protocol, cast
 
 from executors.errors import HadesError
+from executors.pulls import Abandoned, GivenUp
 
 CHUNK = 256 * 1024
 
@@ -55,10 +56,12 @@ class Bundle:
 
 @dataclass(kw_only=True, slots=True)
 class Budget:
-    """What one image may still cost. Every method raises ImageInvalid when it is too much."""
+    """What one image may still cost. Every method raises ImageInvalid when it is too much, and
+    GivenUp when nobody wants it any more."""
 
     max_bytes: int
     max_entries: int
+    abandoned: Abandoned = lambda: False
     packed: int = 0
     read: int = 0
     written: int = 0
@@ -82,10 +85,13 @@ class Budget:
     def count_entry(self) -> None:
         """One more file, directory or link."""
         self.entries += 1
+        self._check(0)
         if self.entries > self.max_entries:
             raise ImageInvalid(f"it has more than {self.max_entries} files")
 
     def _check(self, size: int) -> None:
+        if self.abandoned():
+            raise GivenUp
         if size > self.max_bytes:
             raise ImageInvalid(f"it is larger than {self.max_bytes} bytes when unpacked")
 

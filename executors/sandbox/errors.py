@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from executors.errors import ExecutorUnavailable, InfrastructureError
+from executors.resources import failure
 
 _EXEC_FAILED = "bwrap: execvp "
 _CAUSES = (
@@ -17,6 +18,9 @@ _CAUSES = (
     ),
     (("overlay",), "overlayfs can't be mounted in a user namespace (needs Linux 5.11)"),
     (("mount proc",), "/proc can't be mounted in a user namespace (is this itself a container?)"),
+    (("no space left", "quota exceeded"), "the disk of HADES_DATA_DIR is full"),
+    (("too many open files",), "the worker may open no more files (ulimit -n)"),
+    (("read-only file system",), "the disk of HADES_DATA_DIR can't be written to"),
 )
 
 
@@ -34,22 +38,26 @@ def exec_exit_code(failure: str) -> int:
 
 def setup_failed(words: str) -> InfrastructureError:
     """The sandbox could not be made, through no fault of the step."""
-    return InfrastructureError(
-        f"the sandbox could not be made: {words.strip() or 'no reason given'}"
-    )
+    reason = f"the sandbox could not be made: {words.strip() or 'no reason given'}"
+    return unavailable(reason) if _cause(words) else InfrastructureError(reason)
 
 
 def unavailable(reason: str) -> ExecutorUnavailable:
     """One line for whoever runs the machine: the likely cause, and the words it is read from."""
-    causes = (cause for signs, cause in _CAUSES if any(sign in reason.lower() for sign in signs))
-    cause = next(causes, "no sandbox can be made on this machine")
+    cause = _cause(reason) or "no sandbox can be made on this machine"
     return ExecutorUnavailable(f"{cause}: {' '.join(reason.split())}")
+
+
+def _cause(words: str) -> str:
+    """Empty when the words are of none that we know."""
+    causes = (cause for signs, cause in _CAUSES if any(sign in words.lower() for sign in signs))
+    return next(causes, "")
 
 
 @contextmanager
 def machine_errors(doing: str) -> Iterator[None]:
-    """An OSError is the machine's failure."""
+    """An OSError is the machine's failure; ExecutorUnavailable when it would hit any job."""
     try:
         yield
     except OSError as error:
-        raise InfrastructureError(f"{doing} failed: {error}") from error
+        raise failure(doing, error) from error

@@ -16,6 +16,7 @@ from executors.errors import (
     LimitUnsupported,
 )
 from executors.job import Job
+from executors.resources import require_free
 from executors.sandbox.chroot import in_chroot, make_root
 from executors.sandbox.errors import machine_errors, unavailable
 from executors.sandbox.images import ImageStore
@@ -43,7 +44,7 @@ class SandboxExecutor(Executor):
         self.workspaces = Workspaces(self.data_dir / "workspaces", self.run_as)
         self._lock = threading.Lock()
         self._machine: Machine | None = None
-        self._works = False
+        self._rooted = False
 
     @property
     def machine(self) -> Machine:
@@ -59,26 +60,22 @@ class SandboxExecutor(Executor):
             return self._machine
 
     def check(self) -> None:
-        """Runs `true`, once: what has worked is not tried again. Removes what dead workers left.
+        """Looks at the disk, and runs `true` in a sandbox on the host's userland.
 
-        In a chroot, and as root, it first makes that a root of its own: for the calling thread and
-        those that it starts later.
+        In a chroot, and as root, the first one makes that a root of its own: for the calling thread
+        and those that it starts later.
         """
-        if self._works:
-            return
         try:
-            if os.geteuid() == 0 and in_chroot():
-                make_root()
+            self._leave_chroot()
+            require_free(self.data_dir, self.settings.min_free_disk)
             self._check_access()
             with self.workspaces.create(f"check-{secrets.token_hex(8)}", 0) as home:
                 try_out(self.machine, home)
             self._check_network()
-            self.workspaces.remove_orphans()
         except ExecutorUnavailable:
             raise
         except (HadesError, OSError) as error:
             raise unavailable(str(error)) from error
-        self._works = True
 
     @contextmanager
     def open(self, job: Job, attempt: int) -> Iterator[Workspace]:
@@ -92,11 +89,27 @@ class SandboxExecutor(Executor):
 
     def reap(self, job_id: str) -> None:
         """Also what is left by other workers with the same data directory, and what still runs."""
-        uid = os.geteuid() if self.run_as is None else self.run_as
         with machine_errors("removing what earlier attempts left"):
             for directory in self.workspaces.of_job(job_id):
-                kill_labelled(label_of(directory), uid)
+                self._end_processes(directory)
                 remove_attempt(directory)
+
+    def reap_orphans(self) -> int:
+        """What no living process has locked: workspaces, half-made images."""
+        with machine_errors("removing what dead workers left"):
+            gone = self.workspaces.remove_orphans(self._end_processes)
+            return gone + self.images.remove_orphans()
+
+    def _end_processes(self, directory: Path) -> None:
+        """Of an attempt. Raises TimeoutError."""
+        uid = os.geteuid() if self.run_as is None else self.run_as
+        kill_labelled(label_of(directory), uid)
+
+    def _leave_chroot(self) -> None:
+        with self._lock:
+            if not self._rooted and os.geteuid() == 0 and in_chroot():
+                make_root()
+            self._rooted = True
 
     def _bwrap(self) -> Path:
         """One that the steps' user can execute. Raises OSError, ExecutorUnavailable."""

@@ -15,20 +15,22 @@ import errno
 import json
 import os
 from collections.abc import Iterator
-from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from threading import Lock
 from typing import Any, TypeAlias
 
-from executors.errors import ImageUnavailable, InfrastructureError
+from executors.deadline import Deadline
+from executors.errors import ImageUnavailable
+from executors.pulls import Abandoned, GivenUp, Pulls
+from executors.resources import failure
 from executors.sandbox.archives import opened_archive
 from executors.sandbox.blobs import Budget, Bundle, ImageInvalid, open_layer
 from executors.sandbox.blobs import sha256 as digest_of
 from executors.sandbox.layers import Unpacker
-from executors.sandbox.locks import locked, workshop
+from executors.sandbox.locks import locked, sweep, workshop
 from executors.sandbox.manifests import (
     ImageConfig,
     check_platform,
@@ -38,6 +40,7 @@ from executors.sandbox.manifests import (
 )
 from executors.sandbox.references import DIGEST, parse_reference
 from executors.sandbox.registry_client import Registry
+from executors.stopping import Stopping
 
 __all__ = ["Image", "ImageConfig", "ImageStore"]
 
@@ -97,15 +100,21 @@ class ImageStore:
         self._docker_config = docker_config or Path("~/.docker/config.json").expanduser()
         self._max_bytes = max_bytes
         self._max_entries = max_entries
-        self._pulls: dict[str, Future[Image]] = {}
-        self._pulls_lock = Lock()
+        self._pulls = Pulls[Image]()
 
-    def get(self, reference: str) -> Image:
+    def get(
+        self, reference: str, deadline: Deadline | None = None, stopping: Stopping | None = None
+    ) -> Image:
         """The image, pulled if it isn't there; who asks meanwhile shares that pull and its end.
 
-        Raises ImageUnavailable, and InfrastructureError when the disk is at fault.
+        Raises ImageUnavailable, InfrastructureError when the disk is at fault, Stopped, and
+        TimeoutError when `deadline` is over before the pull is.
         """
-        return self.find(reference) or self._shared_pull(_normalised(reference))
+        if found := self.find(reference):
+            return found
+        name = _normalised(reference)
+        pull = partial(self._pull, name, again=False)
+        return self._pulls.get(name, pull, deadline or Deadline(None), stopping or Stopping())
 
     def find(self, reference: str) -> Image | None:
         """The image of a reference or digest if the store has it; never the network."""
@@ -120,7 +129,7 @@ class ImageStore:
 
         Raises ImageUnavailable, and InfrastructureError when the disk is at fault.
         """
-        return self._pull(_normalised(reference), again=True)
+        return self._pull(_normalised(reference), lambda: False, again=True)
 
     def load(self, archive: Path) -> Images:
         """All images of a `docker save` or OCI archive, tar or tar.gz, or of a directory.
@@ -158,49 +167,44 @@ class ImageStore:
             if set(names) <= set(gone) and self._home(image.digest).exists():
                 self._home(image.digest).rename(junk / "image")
 
-    def _shared_pull(self, name: str) -> Image:
-        with self._pulls_lock:
-            running = self._pulls.get(name)
-            mine: Future[Image] = self._pulls.setdefault(name, Future())
-        if running:
-            return _result_of(running)
-        try:
-            image = self._pull(name, again=False)
-            mine.set_result(image)
-            return image
-        except Exception as error:
-            mine.set_exception(error)
-            raise
-        finally:
-            mine.cancel()  # only when this thread was interrupted: the others get CancelledError
-            with self._pulls_lock:
-                del self._pulls[name]
+    def remove_orphans(self) -> int:
+        """Remove what processes that died left half pulled or half removed; how much it was."""
+        if not self._incoming.exists():
+            return 0
+        self._prepare()
+        with _disk_errors(), locked(self._gate):
+            drafts = list(self._root.glob("references/*.new"))
+            for draft in drafts:
+                draft.unlink()
+            return sweep(self._incoming) + len(drafts)
 
-    def _pull(self, name: str, *, again: bool) -> Image:
+    def _pull(self, name: str, abandoned: Abandoned, *, again: bool) -> Image:
         """`again`: even if another process has just pulled it."""
         self._prepare()
         with locked(self._root / "locks" / f"{_hash(name)}.lock"):
             found = None if again else self.find(name)
-            return found or self._fetch(name)
+            return found or self._fetch(name, abandoned)
 
-    def _fetch(self, name: str) -> Image:
+    def _fetch(self, name: str, abandoned: Abandoned) -> Image:
+        if abandoned():
+            raise GivenUp
         try:
             with _disk_errors(), Registry(parse_reference(name), self._docker_config) as registry:
-                return self._install(registry.bundle())[0]
+                return self._install(registry.bundle(), abandoned)[0]
         except ImageInvalid as error:
             raise ImageUnavailable(name, str(error)) from error
 
-    def _install(self, bundle: Bundle) -> Images:
+    def _install(self, bundle: Bundle, abandoned: Abandoned = lambda: False) -> Images:
         """Unpack it unless it is there, and note its references."""
         digest = digest_of(bundle.config)
         if not self._record(bundle, digest):
             with workshop(self._incoming, self._gate) as directory:
-                self._unpack(bundle, directory / "image")
+                self._unpack(bundle, directory / "image", self._budget(abandoned))
                 self._record(bundle, digest, directory / "image")
         names = bundle.references or (digest,)
         return [image for name in names if (image := self._image(name, digest))]
 
-    def _unpack(self, bundle: Bundle, directory: Path) -> None:
+    def _unpack(self, bundle: Bundle, directory: Path, budget: Budget) -> None:
         document = parse_json(bundle.config, "config")
         check_platform(document)
         config, promised = parse_config(document), diff_ids(document)
@@ -208,7 +212,6 @@ class ImageStore:
             raise ImageInvalid(f"it has {len(bundle.layers)} layers, not {len(promised)}")
         (directory / "rootfs").mkdir(parents=True)
         directory.chmod(0o755)  # whatever the umask is: steps may run as another user
-        budget = self._budget()
         with Unpacker(directory / "rootfs", owner=self._owner, budget=budget) as unpacker:
             for blob, diff_id in zip(bundle.layers, promised, strict=True):
                 with open_layer(blob, diff_id, budget) as tar:
@@ -243,8 +246,8 @@ class ImageStore:
             size=known["size"],
         )
 
-    def _budget(self) -> Budget:
-        return Budget(max_bytes=self._max_bytes, max_entries=self._max_entries)
+    def _budget(self, abandoned: Abandoned = lambda: False) -> Budget:
+        return Budget(max_bytes=self._max_bytes, max_entries=self._max_entries, abandoned=abandoned)
 
     def _prepare(self) -> None:
         with _disk_errors():
@@ -265,14 +268,6 @@ class ImageStore:
 
     def _reference_file(self, name: str) -> Path:
         return self._root / "references" / f"{_hash(name)}.json"
-
-
-def _result_of(pull: Future[Image]) -> Image:
-    """What another thread's pull comes to."""
-    try:
-        return pull.result()
-    except CancelledError:
-        raise InfrastructureError("the pull of the image was interrupted") from None
 
 
 def _normalised(reference: str) -> str:
@@ -306,5 +301,5 @@ def _disk_errors() -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in _MACHINE_ERRORS:
-            raise InfrastructureError(f"the image store failed: {error}") from error
+            raise failure("storing an image", error) from error
         raise ImageInvalid(f"it can't be unpacked: {error}") from error

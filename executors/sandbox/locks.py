@@ -28,7 +28,7 @@ def workshop(directory: Path, gate: Path) -> Iterator[Path]:
     removes it. `gate` is the lock file that keeps the two apart while one is being made.
     """
     with locked(gate):
-        _sweep(directory)
+        sweep(directory)
         fresh = Path(mkdtemp(dir=directory))
         fd = os.open(fresh, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         fcntl.flock(fd, fcntl.LOCK_EX)
@@ -39,10 +39,12 @@ def workshop(directory: Path, gate: Path) -> Iterator[Path]:
         os.close(fd)
 
 
-def _sweep(directory: Path) -> None:
-    for left in directory.iterdir():
-        if _abandoned(left):
-            remove_tree(left)
+def sweep(directory: Path) -> int:
+    """Remove what dead makers left, and say how much; the gate's lock must be held."""
+    abandoned = [left for left in directory.iterdir() if _abandoned(left)]
+    for left in abandoned:
+        remove_tree(left)
+    return len(abandoned)
 
 
 def _abandoned(path: Path) -> bool:

@@ -25,7 +25,7 @@ from time import monotonic
 
 from executors.base import OutputStream, Sink
 from executors.errors import InfrastructureError
-from executors.sandbox.errors import setup_failed
+from executors.sandbox.errors import machine_errors, setup_failed
 from executors.sandbox.pidfd import ended, open_child, send_kill
 from executors.sandbox.spawn import Launch, Spawned, spawn
 
@@ -71,10 +71,12 @@ class Sandbox:
 
     def __enter__(self) -> Sandbox:
         """Raises InfrastructureError, and StepRefused when the command is too long."""
-        self._bwrap: Spawned = self._files.enter_context(spawn(self._launch))
+        with machine_errors("starting a sandbox"):
+            self._bwrap: Spawned = self._files.enter_context(spawn(self._launch))
         self._open = True
         try:
-            self._attach()
+            with machine_errors("waiting for a sandbox"):
+                self._attach()
         except BaseException:
             self._close()
             raise
@@ -97,7 +99,9 @@ class Sandbox:
     def pump(self, sink: Sink) -> None:
         """Hand on both outputs until they have ended and all processes with them."""
         bwrap = self._bwrap
-        with selectors.DefaultSelector() as selector:
+        with machine_errors("listening to a sandbox"):
+            opened = selectors.DefaultSelector()
+        with opened as selector:
             selector.register(bwrap.stdout, selectors.EVENT_READ, OutputStream.STDOUT)
             selector.register(bwrap.stderr, selectors.EVENT_READ, OutputStream.STDERR)
             selector.register(bwrap.monitor, selectors.EVENT_READ)

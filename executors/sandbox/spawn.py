@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from executors.errors import InfrastructureError, StepRefused
+from executors.errors import StepRefused
+from executors.resources import failure
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,7 +100,7 @@ def _popen(launch: Launch, status: int, gate: int, options: int) -> subprocess.P
     except OSError as error:
         if error.errno == errno.E2BIG:
             raise StepRefused("its script or command is too long") from error
-        raise InfrastructureError(f"bwrap could not be started: {error}") from error
+        raise failure("starting bwrap", error) from error
 
 
 def pipe(reader: ExitStack, writer: ExitStack) -> tuple[int, int]:

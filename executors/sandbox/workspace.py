@@ -12,6 +12,7 @@ from executors.base import NullSink, OutputStream, Sink, StepResult, Workspace
 from executors.deadline import Deadline, killed_after
 from executors.errors import ExecutorError, ImageUnavailable
 from executors.job import Job, Step
+from executors.pulls import out_of_time, too_slow
 from executors.sandbox import convert
 from executors.sandbox.convert import User
 from executors.sandbox.errors import (
@@ -21,7 +22,7 @@ from executors.sandbox.errors import (
     setup_failed,
 )
 from executors.sandbox.host import host_root
-from executors.sandbox.images import ImageStore
+from executors.sandbox.images import Image, ImageStore
 from executors.sandbox.limits import limit_pids
 from executors.sandbox.manifests import ImageConfig
 from executors.sandbox.network import require_network, user_network
@@ -29,6 +30,7 @@ from executors.sandbox.process import Ending, Sandbox
 from executors.sandbox.spawn import Launch
 from executors.sandbox.users import find_user
 from executors.settings import SandboxSettings
+from executors.stopping import Stopping
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,48 +65,94 @@ class SandboxWorkspace(Workspace):
         self._job = job
         self._home = home
         self._numbers = itertools.count(1)
+        self._stopping = Stopping()
+        self._not_to_be_had: dict[str, ImageUnavailable] = {}
+
+    def stop(self) -> None:
+        """The kernel ends the processes before it tells anybody."""
+        self._stopping.stop()
+
+    def prepare(self, step: Step, sink: Sink, timeout: float | None) -> None:
+        """An image in whose place the host may step is no error."""
+        with self._stopping.heeded():
+            self._refuse(step)
+            try:
+                self._image_or_why(step.image, Deadline(timeout))
+            except TimeoutError as error:
+                why = too_slow(step.image, timeout)
+                if not self._host_steps_in(step.image, why):
+                    raise why from error
 
     def run_step(self, step: Step, sink: Sink, timeout: float | None) -> StepResult:
         """A fresh root; only `/shared` goes from step to step."""
         deadline = Deadline(timeout)
+        with self._stopping.heeded():
+            self._refuse(step)
+            try:
+                image = self._image_or_why(step.image, deadline)
+            except TimeoutError:
+                return out_of_time(step.image)
+            number = next(self._numbers)
+            with machine_errors("preparing a step"):
+                userland = self._userland(step, number, image)
+            launch = self._launch(step, userland)
+            sink.open(f"{self._home.name}-{number}")
+            return self._run(step, sink, deadline, userland, launch)
+
+    def _refuse(self, step: Step) -> None:
+        """Raises LimitUnsupported."""
         convert.refuse_limits(step)
-        networked = convert.wants_network(step, self._machine.settings)
-        if networked:
+        if convert.wants_network(step, self._machine.settings):
             require_network()
-        number = next(self._numbers)
-        with machine_errors("preparing a step"):
-            userland = self._userland(step, number)
-        if deadline.over:
-            why = "the time was up before the step could begin"
-            return StepResult(exit_code=None, timed_out=True, reason=why)
-        launch = self._launch(step, userland)
-        sink.open(f"{self._home.name}-{number}")
+
+    def _run(
+        self, step: Step, sink: Sink, deadline: Deadline, userland: Userland, launch: Launch
+    ) -> StepResult:
         if userland.note:
             sink.write(OutputStream.STDERR, userland.note.encode())
         with (
             Sandbox(launch) as sandbox,
             killed_after(sandbox.kill, deadline),
+            self._stopping.ends(sandbox.kill),
             ExitStack() as network,
         ):
             try:
-                limit_pids(sandbox.pid, step.pids_limit, self._machine.run_as)
-                if networked:
-                    network.enter_context(self._network(sandbox))
+                with machine_errors("preparing a sandbox"):
+                    limit_pids(sandbox.pid, step.pids_limit, self._machine.run_as)
+                    if convert.wants_network(step, self._machine.settings):
+                        network.enter_context(self._network(sandbox))
             except ExecutorError:
                 if not sandbox.doomed:  # otherwise that is why, and its end says it better
                     raise
+            self._stopping.check()
             sandbox.release()
             sandbox.pump(sink)
         return result_of(sandbox.ending())
 
-    def _userland(self, step: Step, number: int) -> Userland:
-        """The image's, or the host's in its place. Raises ImageUnavailable, StepRefused."""
+    def _image_or_why(self, name: str, deadline: Deadline) -> Image | ImageUnavailable:
+        """Why it can't be had only where the host steps in; otherwise that is raised.
+
+        Raises TimeoutError too.
+        """
+        if why := self._not_to_be_had.get(name):
+            return why
         try:
-            image = self._machine.images.get(step.image)
+            return self._machine.images.get(name, deadline, self._stopping)
         except ImageUnavailable as error:
-            if not self._machine.settings.host_fallback:
+            if not self._host_steps_in(name, error):
                 raise
-            return self._host_userland(step, number, error)
+            return error
+
+    def _host_steps_in(self, name: str, why: ImageUnavailable) -> bool:
+        """Whether the host may; then the attempt asks for the image no second time."""
+        if self._machine.settings.host_fallback:
+            self._not_to_be_had[name] = why
+        return self._machine.settings.host_fallback
+
+    def _userland(self, step: Step, number: int, image: Image | ImageUnavailable) -> Userland:
+        """The image's, or the host's in its place. Raises StepRefused."""
+        if isinstance(image, ImageUnavailable):
+            return self._host_userland(step, number, image)
         return Userland(
             root=convert.overlay(image.rootfs, self._home / "base"),
             config=image.config,

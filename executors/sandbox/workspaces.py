@@ -3,6 +3,7 @@
     <root>/<job id>-<attempt>/shared    what the steps see as /shared
     <root>/<job id>-<attempt>/base      the topmost layer of their roots: `skeleton`
     <root>/<job id>-<attempt>/host      the same when the host's userland is the root: `host`
+    <root>/.<random>                    one that is being made
 
 Each is locked by its worker for as long as it lives: one that nobody has locked belongs to a worker
 that died.
@@ -15,8 +16,8 @@ import logging
 import os
 import re
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from executors.sandbox.program import make_passable
@@ -27,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 _HANDLE = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _NAME = re.compile(r"([A-Za-z0-9_-]+)-([0-9]+)")
+_DRAFT = re.compile(r"\.[0-9a-f]{16}")
 
 
 class Workspaces:
@@ -47,10 +49,8 @@ class Workspaces:
         if not _NAME.fullmatch(name):
             raise OSError(f"no directory can be named after job {job_id!r}")
         make_passable(self.root)
-        draft = self.root / f".{secrets.token_hex(8)}"  # nobody sweeps it before it is locked
-        draft.mkdir()
-        with _locked(draft):
-            directory = draft.rename(self.root / name)
+        with ExitStack() as stack:
+            directory = self._draft(stack).rename(self.root / name)
             try:
                 self._fill(directory)
                 yield directory
@@ -61,12 +61,32 @@ class Workspaces:
         """The directories of all attempts of a job."""
         return [path for path, owner in self._all() if owner == job_id]
 
-    def remove_orphans(self) -> None:
-        """Remove what workers left that have died."""
-        for path, _ in self._all():
+    def remove_orphans(self, end_processes: Callable[[Path], None]) -> int:
+        """Remove what workers left that have died, and say how much; what can't be is logged.
+
+        `end_processes` is called with each directory before it goes.
+        """
+        return sum(self._remove_if_orphan(path, end_processes) for path in self._everything())
+
+    def _remove_if_orphan(self, path: Path, end_processes: Callable[[Path], None]) -> bool:
+        try:
             with _locked(path) as is_ours:
                 if is_ours:
+                    end_processes(path)
                     remove_attempt(path)
+                return is_ours
+        except OSError:
+            logger.exception("an orphan could not be removed", extra={"directory": str(path)})
+            return False
+
+    def _draft(self, stack: ExitStack) -> Path:
+        """A new directory that is locked with the stack. Before it is, it looks like an orphan's,
+        and may be taken away."""
+        while True:
+            draft = self.root / f".{secrets.token_hex(8)}"
+            draft.mkdir()
+            if stack.enter_context(_locked(draft)) and draft.exists():
+                return draft
 
     def _fill(self, directory: Path) -> None:
         directory.chmod(0o711)
@@ -78,11 +98,16 @@ class Workspaces:
             os.chown(shared, self._owner, self._owner)
 
     def _all(self) -> list[tuple[Path, str]]:
-        """Each directory, and whose job's it is."""
+        """Each attempt's directory, and whose job's it is."""
+        named = ((path, _NAME.fullmatch(path.name)) for path in self._everything())
+        return [(path, match[1]) for path, match in named if match]
+
+    def _everything(self) -> list[Path]:
+        """Drafts too."""
         if not self.root.is_dir():
             return []
-        named = ((path, _NAME.fullmatch(path.name)) for path in self.root.iterdir())
-        return [(path, match[1]) for path, match in named if match]
+        paths = self.root.iterdir()
+        return [path for path in paths if _NAME.fullmatch(path.name) or _DRAFT.fullmatch(path.name)]
 
 
 def _remove_or_log(directory: Path) -> None:

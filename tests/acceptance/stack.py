@@ -118,6 +118,7 @@ class Stack:
         return {
             "NATS_URL": self.nats.url,
             "HADES_EXECUTOR": self.executor,
+            "HADES_INDEX_DIR": str(self.directory / "index"),
             "HADES_DATA_DIR": str(self.data_dir),
             "NATS_ACK_WAIT": f"{ACK_WAIT:g}s",
             **self._env,

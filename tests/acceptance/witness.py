@@ -8,9 +8,10 @@ from typing import Any
 import nats.js.errors
 
 from brokers import subjects
-from brokers.job_store import JobRecord, JobStore
+from brokers.job_store import JobStore
 from brokers.nats.streams import Names
-from brokers.queue import open_broker
+from brokers.opening import open_broker
+from brokers.records import JobRecord
 from brokers.settings import NatsSettings
 
 SETTLE_MS = 90_000

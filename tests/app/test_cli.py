@@ -53,7 +53,17 @@ def becomes(command: str, tmp_path: Path, dotenv: str = "", **variables: str) ->
 def test_help_names_all_commands() -> None:
     result = CliRunner().invoke(main, ["--help"])
 
-    for command in ("api", "logs", "worker", "images", "submit", "dev", "demo"):
+    for command in (
+        "api",
+        "logs",
+        "worker",
+        "images",
+        "callbacks",
+        "submit",
+        "dev",
+        "demo",
+        "keys",
+    ):
         assert f"  {command} " in result.output
 
 
@@ -128,6 +138,12 @@ def test_a_worker_prefetches_no_more_than_it_runs_at_once(tmp_path: Path) -> Non
     argv = " ".join(became["argv"])
     assert "dramatiq workers.main:setup" in argv and "--processes 1 --threads 4" in argv
     assert became["env"]["dramatiq_queue_prefetch"] == "4"
+
+
+def test_callbacks_passes_its_arguments_on(tmp_path: Path) -> None:
+    became = becomes("callbacks replay --all", tmp_path)
+
+    assert became["argv"][1:] == ["app.logs.callbacks.main", "replay", "--all"]
 
 
 def test_images_passes_its_arguments_on(tmp_path: Path) -> None:

@@ -12,9 +12,10 @@ from flask.testing import FlaskClient
 
 from app.factory import create_logs
 from brokers.events import Events
-from brokers.job_store import JobRecord, JobStore
+from brokers.job_store import JobStore
 from brokers.log_reader import LogReader
 from brokers.nats.connection import NatsConnection
+from brokers.records import JobRecord
 from executors.job import Job, JobState, LogBatch, LogEntry, OutputStream, Step
 
 TIME = "2026-01-01T00:00:00.000000Z"
@@ -36,9 +37,13 @@ class Site:
         self.sequence = 0
 
     def claim(self) -> JobRecord:
-        record = self.store.claim(self.job, "w")
-        assert record is not None
-        return record
+        lease = self.store.claim(self.job, "w")
+        assert lease is not None
+        self.lease = lease
+        return lease.record
+
+    def finish(self, state: JobState, reason: str = "") -> JobRecord:
+        return self.store.finish(self.lease, state, reason, ())
 
     def log(self, step: int, *lines: str, attempt: int = 1) -> None:
         entries = tuple(LogEntry(TIME, line, OutputStream.STDERR) for line in lines)
@@ -115,9 +120,9 @@ def test_a_log_has_one_entry_a_step_in_order(site) -> None:
 def test_the_status_is_the_records(site) -> None:
     site.store.create(JobRecord.of(site.job))
     assert site.get("/status").json == {"status": "Queued"}
-    record = site.claim()
+    site.claim()
     assert site.get("/status").json == {"status": "Running"}
-    site.store.finish(record, JobState.FAILED, "x", ())
+    site.finish(JobState.FAILED, "x")
     assert site.get("/status").json == {"status": "Failed"}
 
 
@@ -127,7 +132,8 @@ def test_jobs_are_listed_by_id(site) -> None:
 
 
 def test_a_restart_of_the_log_manager_forgets_nothing(site, nats_server) -> None:
-    site.store.finish(site.claim(), JobState.SUCCEEDED, "", ())
+    site.claim()
+    site.finish(JobState.SUCCEEDED, "")
     site.log(0, "kept")
     connection = NatsConnection(nats_server.url)
     again = Site(connection)
@@ -150,10 +156,10 @@ def test_a_restart_of_nats_forgets_nothing(own_server) -> None:
 
 
 def test_the_stream_of_a_job_that_is_over_is_its_log_then_its_end(site) -> None:
-    record = site.claim()
+    site.claim()
     site.log(0, "one")
     site.log(1, "zwö")
-    site.store.finish(record, JobState.FAILED, "exited", ())
+    site.finish(JobState.FAILED, "exited")
     answer = site.get("/logs/stream")
     assert answer.mimetype == "text/event-stream"
     assert answer.headers["Cache-Control"] == "no-cache"
@@ -176,10 +182,10 @@ def test_the_stream_of_a_job_that_is_over_is_its_log_then_its_end(site) -> None:
 
 
 def test_a_client_that_comes_back_gets_what_it_has_not_seen(site) -> None:
-    record = site.claim()
+    site.claim()
     site.log(0, "one")
     site.log(0, "two")
-    site.store.finish(record, JobState.SUCCEEDED, "", ())
+    site.finish(JobState.SUCCEEDED, "")
     first, *_ = frames(site.get("/logs/stream"))
     rest = frames(site.get("/logs/stream", headers={"Last-Event-ID": first["id"]}))
     assert [frame["data"]["type"] for frame in rest] == ["log", "job"]
@@ -188,9 +194,9 @@ def test_a_client_that_comes_back_gets_what_it_has_not_seen(site) -> None:
 
 @pytest.mark.parametrize("nonsense", ["", "x", "-1", "1.5", "²", "9" * 30, "9" * 5000])
 def test_nonsense_for_a_last_event_id_means_the_beginning(site, nonsense) -> None:
-    record = site.claim()
+    site.claim()
     site.log(0, "one")
-    site.store.finish(record, JobState.SUCCEEDED, "", ())
+    site.finish(JobState.SUCCEEDED, "")
     answer = site.get(
         "/logs/stream", headers={"Last-Event-ID": nonsense.encode().decode("latin-1")}
     )
@@ -198,13 +204,13 @@ def test_nonsense_for_a_last_event_id_means_the_beginning(site, nonsense) -> Non
 
 
 def test_a_live_stream_brings_lines_as_they_come(site) -> None:
-    record = site.claim()
+    site.claim()
     answer = site.get("/logs/stream", buffered=False)
     blocks = iter(answer.response)
     assert json.loads(next(blocks).decode()[len("data: ") :])["job"]["status"] == "Running"
     site.log(0, "live")
     assert b'"live"' in next(blocks)
-    site.store.finish(record, JobState.SUCCEEDED, "", ())
+    site.finish(JobState.SUCCEEDED, "")
     assert b'"Succeeded"' in next(blocks)
     assert list(blocks) == []
 

@@ -2,13 +2,15 @@ import pytest
 from environs import Env, EnvError
 
 from app.settings import ApiSettings, LogsSettings
+from brokers.settings import NatsSettings
+from brokers.token_buckets import Rate
 
 NAMES = ("API_PORT", "AUTH_KEY", "DEBUG", "HADES_MAX_BODY_BYTES", "HADESLOGMANAGER_API_PORT")
 
 
 @pytest.fixture(autouse=True)
 def unset(monkeypatch):
-    for name in NAMES:
+    for name in (*NAMES, "HADES_API_KEYS_FILE", "HADES_RATE_LIMIT", "HADES_RATE_BURST"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -33,8 +35,44 @@ def test_debug_is_off_by_default():
     assert logs().debug is False
 
 
-def test_a_body_may_have_960_kib_by_default():
-    assert api().max_body_bytes == 983_040
+def test_a_body_may_have_8_mib_by_default():
+    assert api().max_body_bytes == 8 * 1024 * 1024
+
+
+def test_keys_and_limits_are_off_by_default():
+    assert (api().api_keys_file, api().rate_limit) == ("", None)
+
+
+def test_a_rate_limit_has_its_variables(monkeypatch):
+    monkeypatch.setenv("HADES_API_KEYS_FILE", "/etc/hades/keys")
+    monkeypatch.setenv("HADES_RATE_LIMIT", "50/s")
+    assert api().api_keys_file == "/etc/hades/keys"
+    assert api().rate_limit == Rate(amount=50, unit="s", burst=50)
+    monkeypatch.setenv("HADES_RATE_BURST", "200")
+    assert api().rate_limit == Rate(amount=50, unit="s", burst=200)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("HADES_RATE_LIMIT", "fast"), ("HADES_RATE_BURST", "0")]
+)
+def test_a_limit_that_is_none_is_named(monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(EnvError, match=name):
+        api()
+
+
+@pytest.mark.parametrize(("value", "jobs"), [(None, 100_000), ("", 100_000), ("0", 0), ("7", 7)])
+def test_so_many_jobs_may_be_queued(monkeypatch, value, jobs):
+    monkeypatch.delenv("HADES_MAX_QUEUED_JOBS", raising=False)
+    if value is not None:
+        monkeypatch.setenv("HADES_MAX_QUEUED_JOBS", value)
+    assert NatsSettings.from_env(Env()).max_queued_jobs == jobs
+
+
+def test_fewer_than_no_jobs_are_refused(monkeypatch):
+    monkeypatch.setenv("HADES_MAX_QUEUED_JOBS", "-1")
+    with pytest.raises(EnvError, match="HADES_MAX_QUEUED_JOBS"):
+        NatsSettings.from_env(Env())
 
 
 def test_the_log_manager_listens_on_8081_by_default():

@@ -9,6 +9,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from queue import SimpleQueue
 from typing import Any
 
@@ -17,9 +18,10 @@ import pytest
 
 from brokers import subjects
 from brokers.events import MAX_REASON, Events
-from brokers.job_store import JobRecord, JobStore
+from brokers.job_store import JobStore
 from brokers.log_reader import LogMessage, LogReader, as_slots
 from brokers.nats.connection import NatsConnection
+from brokers.records import JobRecord
 from executors.job import Job, JobState, LogBatch, LogEntry, OutputStream
 
 TIME = "2026-01-01T00:00:00.000000Z"
@@ -41,9 +43,14 @@ class Story:
         return self.job.id
 
     def claim(self) -> JobRecord:
-        record = self.store.claim(self.job, "w")
-        assert record is not None
-        return record
+        lease = self.store.claim(self.job, "w")
+        assert lease is not None
+        self.lease = lease
+        return lease.record
+
+    def entered(self, state: JobState, **fields: Any) -> None:
+        """Say so, whatever the record says."""
+        self.events.changed(replace(JobRecord.of(self.job), state=state, **fields))
 
     def log(self, *lines: str, step: int = 0, attempt: int = 1) -> LogBatch:
         batch = LogBatch(
@@ -59,7 +66,8 @@ class Story:
         return batch
 
     def finish(self, record: JobRecord, state: JobState = JobState.SUCCEEDED) -> JobRecord:
-        return self.store.finish(record, state, "", ())
+        assert record.attempt == self.lease.attempt
+        return self.store.finish(self.lease, state, "", ())
 
 
 @pytest.fixture
@@ -173,7 +181,7 @@ def test_the_message_that_registers_a_slot_has_null_for_its_lines(story, core) -
 @pytest.mark.parametrize("state", list(JobState))
 def test_a_plain_subscriber_hears_the_state_with_the_id_as_text(story, core, state) -> None:
     heard = core(f"hades.jobstatus.{state.value}")
-    story.events.status(story.id, state, attempt=1)
+    story.entered(state, attempt=1)
     message = heard()
     assert message.data.decode() == story.id
     assert subjects.REASON_HEADER not in message.headers
@@ -181,12 +189,12 @@ def test_a_plain_subscriber_hears_the_state_with_the_id_as_text(story, core, sta
 
 def test_the_reason_travels_in_a_header_of_one_line(story, core) -> None:
     heard = core("hades.jobstatus.Failed")
-    story.events.status(story.id, JobState.FAILED, reason="exited\r\nwith  status 1")
+    story.entered(JobState.FAILED, reason="exited\r\nwith  status 1")
     assert heard().headers["X-Hades-Reason"] == "exited with status 1"
 
 
 def test_a_long_reason_is_cut_where_the_seed_cuts_it(story, connection) -> None:
-    story.events.status(story.id, JobState.FAILED, reason="x" * 1000)
+    story.entered(JobState.FAILED, reason="x" * 1000)
     request = b'{"last_by_subj": "hades.jobstatus.Failed"}'
     answer: Any = connection.run(
         connection.client.request("$JS.API.STREAM.MSG.GET.HADES_JOB_STATUS", request)
@@ -200,14 +208,14 @@ def last(connection: NatsConnection, stream: str, subject: str) -> Any:
 
 
 def test_states_are_kept_in_their_stream(story, connection) -> None:
-    story.events.status(story.id, JobState.STOPPED)
+    story.entered(JobState.STOPPED)
     stored = last(connection, "HADES_JOB_STATUS", "hades.jobstatus.Stopped")
     assert stored.data.decode() == story.id
 
 
 def test_the_result_is_the_jobs_record(story, connection) -> None:
     record = story.finish(story.claim())
-    story.events.result(record)
+    story.events.ended(record)
     stored = last(connection, "HADES_JOB_RESULTS", f"hades.results.{story.id}")
     assert JobRecord.from_dict(json.loads(stored.data)) == record == story.store.get(story.id)
 
@@ -235,7 +243,7 @@ def test_the_same_state_of_another_attempt_is_kept_too(story, connection) -> Non
     story.events.declare()
     before = count(connection, subjects.STATUS_STREAM, subject)
     for attempt in (1, 2):
-        story.events.status(story.id, JobState.RUNNING, attempt=attempt)
+        story.entered(JobState.RUNNING, attempt=attempt)
     assert count(connection, subjects.STATUS_STREAM, subject) == before + 2
 
 
@@ -444,7 +452,7 @@ def test_an_end_that_is_written_while_the_reader_is_cut_off_is_still_told(own_se
     follower = Follower(story)
     follower.until(lambda item: item == record)
     connection.run(connection.client.force_reconnect())
-    ended = JobStore(other, max_age=3600).finish(record, JobState.SUCCEEDED, "", ())
+    ended = JobStore(other, max_age=3600).finish(story.lease, JobState.SUCCEEDED, "", ())
     assert follower.ended()[-1] == ended
     connection.close()
     other.close()

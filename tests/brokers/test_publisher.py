@@ -336,3 +336,16 @@ def test_an_interrupt_in_mid_publish_confuses_nobody(open_broker):
         broker.enqueue(message())
     assert fds() <= before
     assert count[0] + 20 <= ready(broker) <= count[0] + 70
+
+
+def test_whether_there_is_room_can_be_asked_without_taking_it(open_broker):
+    broker = open_broker(max_queue_length=2)
+    broker.check_length("q")  # of which nothing is known yet
+    for _ in range(2):
+        broker.enqueue(message())
+    with pytest.raises(QueueFull):
+        broker.check_length("q")
+    broker.flush("q")
+    for _ in range(3):
+        broker.check_length("q")
+    assert ready(broker) == 0

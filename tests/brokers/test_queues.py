@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import uuid
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 import dramatiq
 import pytest
 from dramatiq import Message
 
-from brokers.nats import NatsBroker, QueueStats
+from brokers.nats import LaneStats, NatsBroker, QueueStats
 from brokers.nats.connection import NatsConnection
 
 
@@ -36,6 +37,35 @@ def bury(broker: NatsBroker, count: int = 1, **options: object) -> list[Message]
         consumer.nack(held)
     consumer.close()
     return sent
+
+
+def test_each_priority_tells_what_waits_and_since_when(broker) -> None:
+    broker.declare_queue("q")
+    nothing = [LaneStats(2), LaneStats(1), LaneStats(0)]
+    assert broker.get_lane_stats("q") == nothing
+    for priority in (0, 2, 2, 0):
+        broker.enqueue(message(broker_priority=priority))
+    high, middle, low = broker.get_lane_stats("q")
+    assert [(lane.priority, lane.ready) for lane in (high, middle, low)] == [(2, 2), (1, 0), (0, 2)]
+    assert low.oldest < high.oldest
+    assert middle.oldest == ""
+    assert abs((datetime.now(UTC) - datetime.fromisoformat(low.oldest)).total_seconds()) < 60
+
+
+def test_what_a_worker_holds_is_not_the_oldest_that_waits(broker) -> None:
+    broker.declare_queue("q")
+    for _ in range(2):
+        broker.enqueue(message(broker_priority=2))
+    first = broker.get_lane_stats("q")[0].oldest
+    consumer = broker.consume("q", prefetch=1, timeout=5_000)
+    held = next(consumer)
+    lane = broker.get_lane_stats("q")[0]
+    assert (lane.ready, lane.in_flight) == (1, 1)
+    assert lane.oldest > first
+    consumer.ack(held)
+    consumer.ack(next(consumer))
+    assert broker.get_lane_stats("q")[0] == LaneStats(2)
+    consumer.close()
 
 
 def test_one_request_tells_of_every_queue(broker, monkeypatch) -> None:

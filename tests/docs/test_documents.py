@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from click import Group
+from flask import Flask
 
 from app.cli import main
 from app.factory import create_api, create_logs
@@ -55,11 +56,51 @@ def test_every_documented_variable_is_read():
 
 @pytest.mark.parametrize("kind", ["api", "logs"])
 def test_every_route_is_documented(kind):
-    api = create_api(None, ApiSettings()) if kind == "api" else create_logs(None, None)
+    api = whole_api() if kind == "api" else create_logs(None, None)
     text = (ROOT / "docs/api.md").read_text()
-    for rule in api.url_map.iter_rules():
-        for method in rule.methods - {"HEAD", "OPTIONS"}:
-            assert f"`{method} {rule.rule}`" in text
+    for method, rule in routes(api):
+        assert f"`{method} {rule}`" in text
+
+
+def whole_api() -> Flask:
+    return create_api(None, ApiSettings(), services=object())
+
+
+def routes(app: Flask) -> set[tuple[str, str]]:
+    return {
+        (method, rule.rule)
+        for rule in app.url_map.iter_rules()
+        for method in rule.methods - {"HEAD", "OPTIONS"}
+    }
+
+
+def curls() -> list[tuple[str, str, str]]:
+    """Method, URL without its query, and body of each example on the API's page."""
+    text = "".join(blocks(ROOT / "docs/api.md", "sh")).replace("\\\n", " ")
+    return [curl(line) for line in re.findall(r"^.*(curl .*)$", text, flags=re.MULTILINE)]
+
+
+def curl(line: str) -> tuple[str, str, str]:
+    words = shlex.split(line)
+    body = words[words.index("-d") + 1] if "-d" in words else ""
+    method = "POST" if body or "-X" in words else "GET"
+    assert "-X" not in words or words[words.index("-X") + 1] == "POST"
+    (url,) = [word for word in words if word.startswith("$API")]
+    return method, url.removeprefix("$API").partition("?")[0], body
+
+
+def test_every_route_of_v1_has_an_example_that_reaches_it():
+    app = whole_api()
+    urls = app.url_map.bind("localhost")
+    reached = set()
+    for method, path, body in curls():
+        rule, _ = urls.match(path.replace("$JOB", JOB_ID), method, return_rule=True)
+        reached.add((method, rule.rule))
+        if body.startswith("@examples"):
+            assert (ROOT / body[1:]).exists()
+        elif body.startswith("{"):
+            json.loads(body)
+    assert {route for route in routes(app) if route[1].startswith("/v1/")} <= reached
 
 
 @pytest.mark.parametrize("model", [Job, Step])

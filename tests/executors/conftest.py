@@ -7,7 +7,15 @@ import pytest
 from executors.settings import DockerSettings
 from tests.images import build
 
-pytest.register_assert_rewrite("tests.executors.contract", "tests.executors.core_contract")
+pytest.register_assert_rewrite(
+    "tests.executors.contract",
+    "tests.executors.core_contract",
+    "tests.executors.pull_contract",
+    "tests.executors.recorder",
+    "tests.executors.stop_contract",
+)
+
+from tests.executors.pull_contract import deaf_registry  # noqa: E402, F401 - a fixture
 
 
 @pytest.fixture(scope="session")

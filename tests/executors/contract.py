@@ -18,9 +18,10 @@ from typing import Any, ClassVar
 import pytest
 
 from executors.base import Executor, OutputStream, StepResult
-from executors.errors import LimitUnsupported
+from executors.errors import LimitUnsupported, Stopped
 from executors.job import Step
 from tests.executors.core_contract import MIB, CoreContract, Recorder, job_of
+from tests.executors.trickle import trickling_registry
 
 __all__ = ["MIB", "CoreContract", "ExecutorContract", "Recorder", "job_of"]
 
@@ -149,6 +150,17 @@ class ExecutorContract(CoreContract):
             assert ready.wait(60)
             assert workspace.run_step(go, Recorder(), None).succeeded
             assert waiting.result().succeeded
+
+    def test_a_pull_that_nobody_waits_for_any_more_is_given_up(self, executor: Executor) -> None:
+        with trickling_registry() as registry, executor.open(job_of(), 1) as workspace:
+            step = Step(image=registry.image, script="true")
+            with ThreadPoolExecutor(1) as threads:
+                waiting = threads.submit(workspace.prepare, step, Recorder(), None)
+                assert registry.begun.wait(60)
+                workspace.stop()
+                with pytest.raises(Stopped):
+                    waiting.result(60)
+            assert registry.broken_off.wait(60)
 
     def test_the_network_none_has_only_loopback(self, executor: Executor, image: str) -> None:
         script = "grep -v '|' /proc/net/dev | cut -d: -f1 | tr -d ' '"

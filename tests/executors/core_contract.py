@@ -3,53 +3,25 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
 
 import pytest
 
-from executors.base import Executor, OutputStream, StepResult
+from executors.base import Executor, StepResult
 from executors.errors import ExecutorUnavailable, ImageUnavailable, LimitUnsupported
 from executors.job import Job, Step
+from tests.executors.pull_contract import PullContract
+from tests.executors.recorder import MIB, Recorder, job_of
+from tests.executors.stop_contract import StopContract
 
-MIB = 1024 * 1024
+__all__ = ["MIB", "CoreContract", "Recorder", "job_of"]
+
 WRITE_READ = ("write", "read")
 
 
-class Recorder:
-    """A sink that keeps everything, in the order in which it came."""
-
-    def __init__(self, on_output: Callable[[], object] = lambda: None) -> None:
-        """`on_output` is called after each piece, by the thread that wrote it."""
-        self.opened: list[str] = []
-        self.chunks: list[tuple[OutputStream, bytes]] = []
-        self._on_output = on_output
-
-    def open(self, container_id: str) -> None:
-        assert not self.chunks, "output came before the sink was opened"
-        self.opened.append(container_id)
-
-    def write(self, stream: OutputStream, data: bytes) -> None:
-        assert self.opened, "output came before the sink was opened"
-        self.chunks.append((stream, bytes(data)))
-        self._on_output()
-
-    @property
-    def stdout(self) -> bytes:
-        return b"".join(data for stream, data in self.chunks if stream is OutputStream.STDOUT)
-
-    @property
-    def stderr(self) -> bytes:
-        return b"".join(data for stream, data in self.chunks if stream is OutputStream.STDERR)
-
-
-def job_of(*steps: Step, **fields: Any) -> Job:
-    """A job with an id of its own."""
-    return Job(**{"id": str(uuid.uuid4()), "name": "contract", "steps": steps, **fields})
-
-
-class CoreContract:
+class CoreContract(StopContract, PullContract):
     """What can be said of an executor without saying what a container is."""
 
     scripts: ClassVar[Mapping[str, str]] = {
@@ -265,6 +237,15 @@ class CoreContract:
         with executor.open(job_of(write, read), 1) as workspace:
             assert workspace.run_step(write, Recorder(), None).succeeded
             executor.reap(str(uuid.uuid4()))
+            assert workspace.run_step(read, Recorder(), None).succeeded
+
+    def test_reaping_orphans_leaves_alone_what_is_in_use(
+        self, executor: Executor, image: str
+    ) -> None:
+        write, read = (Step(image=image, script=self.scripts[verb]) for verb in WRITE_READ)
+        with executor.open(job_of(write, read), 1) as workspace:
+            assert workspace.run_step(write, Recorder(), None).succeeded
+            executor.reap_orphans()
             assert workspace.run_step(read, Recorder(), None).succeeded
 
     # --- time

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -10,14 +11,17 @@ from typing import Any
 import pytest
 
 from executors.base import LABEL_JOB_ID, Executor, StepResult
+from executors.docker import workspace
 from executors.docker.convert import container_config, labels, volume_name
 from executors.docker.executor import DockerExecutor
+from executors.docker.owners import Owner
 from executors.docker.workspace import shared_for_everybody
 from executors.errors import (
     ImageUnavailable,
     InfrastructureError,
     LimitUnsupported,
     StepRefused,
+    Stopped,
 )
 from executors.job import Job, Step
 from executors.settings import DockerSettings
@@ -87,7 +91,12 @@ class TestDocker(ExecutorContract):
         sink = Recorder(look)
         with executor.open(job, 4) as workspace:
             assert workspace.run_step(step, sink, None).succeeded
-        expected = {"hades.job_id": job.id, "hades.attempt": "4", "hades.worker": "tests"}
+        expected = {
+            "hades.job_id": job.id,
+            "hades.attempt": "4",
+            "hades.worker": "tests",
+            "hades.owner": str(Owner.current()),
+        }
         assert found == [expected, expected]
 
     @pytest.mark.parametrize(
@@ -223,7 +232,7 @@ class TestDocker(ExecutorContract):
                 job,
                 Step(image=image),
                 volume=volume_name(job.id, 1),
-                labels=labels(job.id, 1, "tests"),
+                labels=labels(job.id, 1, "tests", str(Owner.current())),
                 settings=executor.settings,
                 engine=executor.client.engine,
             )
@@ -240,6 +249,25 @@ class TestDocker(ExecutorContract):
             with executor.open(job, 1) as workspace:
                 workspace.run_step(step, sink, None)
         self.assert_nothing_left(executor, job)
+
+    def test_a_silent_step_is_waited_for_in_pieces(
+        self, executor: DockerExecutor, image: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(workspace, "GLANCE", 1)
+        script = "exec >&- 2>&-; sleep 2.5; exit 5"
+        assert self.run_one(executor, image, script)[0] == StepResult(exit_code=5)
+        result, _ = self.run_one(executor, image, "exec >&- 2>&-; sleep 600", 2.5)
+        assert result == StepResult(exit_code=None, timed_out=True)
+
+    def test_a_step_that_is_stopped_while_it_is_silent_ends(
+        self, executor: DockerExecutor, image: str
+    ) -> None:
+        step = Step(image=image, script="echo begun; exec >&- 2>&-; sleep 600")
+        with executor.open(job_of(step), 1) as opened:
+            timer = threading.Timer(0.5, opened.stop)
+            with pytest.raises(Stopped):
+                opened.run_step(step, Recorder(timer.start), None)
+            timer.join()
 
     def test_an_engine_that_is_gone_is_the_machines_failure(self, nowhere: DockerExecutor) -> None:
         with pytest.raises(InfrastructureError, match=r"none\.sock"):

@@ -20,6 +20,12 @@ BASICS = {
     "LogConfig": {"Type": "none"},
     "SecurityOpt": ["no-new-privileges"],
 }
+LABELS = {
+    "hades.job_id": "the-id",
+    "hades.attempt": "2",
+    "hades.worker": "w1",
+    "hades.owner": "o",
+}
 
 
 def config_of(
@@ -30,7 +36,7 @@ def config_of(
         job,
         step,
         volume=volume_name(job.id, 2),
-        labels=labels(job.id, 2, "w1"),
+        labels=labels(job.id, 2, "w1", "o"),
         settings=settings or DockerSettings(),
         engine=engine,
     )
@@ -54,7 +60,7 @@ def test_a_plain_step() -> None:
             "JOB_NAME=the name",
         ],
         "WorkingDir": "/shared",
-        "Labels": {"hades.job_id": "the-id", "hades.attempt": "2", "hades.worker": "w1"},
+        "Labels": LABELS,
         "HostConfig": {**BASICS, "PidsLimit": 4096},
     }
 
@@ -80,7 +86,7 @@ def test_a_step_with_everything() -> None:
             "JOB_NAME=the name",
         ],
         "WorkingDir": "/shared",
-        "Labels": {"hades.job_id": "the-id", "hades.attempt": "2", "hades.worker": "w1"},
+        "Labels": LABELS,
         "HostConfig": {
             **BASICS,
             "NanoCpus": 2_000_000_000,

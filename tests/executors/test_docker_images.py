@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -15,9 +14,8 @@ from docker.errors import ImageNotFound
 from executors.deadline import Deadline
 from executors.docker.executor import DockerExecutor
 from executors.errors import ImageUnavailable
-from executors.job import Step
 from executors.settings import DockerSettings
-from tests.executors.contract import Recorder, job_of
+from executors.stopping import Stopping
 from tests.executors.image_archives import config, digest, file, layer
 from tests.executors.registries import RunningRegistry, running_registry
 
@@ -49,7 +47,7 @@ def data(executor: DockerExecutor, request: pytest.FixtureRequest) -> Iterator[b
 
 
 def find(executor: DockerExecutor, image: str) -> dict[str, Any]:
-    return executor.client.images.find(executor.client.api, image, FOREVER)
+    return executor.client.images.find(executor.client.api, image, FOREVER, Stopping())
 
 
 def test_an_image_that_is_not_here_is_pulled(
@@ -100,14 +98,3 @@ def test_an_error_in_the_middle_of_a_pull_is_told_in_the_engines_words(
     reference = registry.push_image("broken:1", [data], [layer(file("another"))])
     with pytest.raises(ImageUnavailable, match=f"failed to pull image {reference}: .+"):
         find(executor, reference)
-
-
-def test_a_step_whose_time_is_up_during_the_pull_is_told_so(executor: DockerExecutor) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as deaf:
-        image = f"127.0.0.1:{deaf.getsockname()[1]}/never:1"
-        step, sink = Step(image=image, script="true"), Recorder()
-        with executor.open(job_of(step), 1) as workspace:
-            result = workspace.run_step(step, sink, 0.2)
-    assert (result.exit_code, result.timed_out) == (None, True)
-    assert image in result.reason
-    assert sink.opened == []

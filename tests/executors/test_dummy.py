@@ -12,6 +12,7 @@ from executors.dummy import DummyExecutor
 from executors.errors import InfrastructureError, StepRefused
 from executors.job import Job, Step
 from tests.executors.contract import MIB, CoreContract, Recorder, job_of
+from tests.executors.pull_contract import SlowImage
 
 
 class TestDummy(CoreContract):
@@ -49,6 +50,10 @@ class TestDummy(CoreContract):
     def image(self) -> str:
         return "any"
 
+    @pytest.fixture
+    def slow_image(self) -> SlowImage:
+        return SlowImage(name="slow-image-600", asked_for=lambda: None)
+
     def assert_nothing_left(self, executor: Executor, job: Job) -> None:
         assert isinstance(executor, DummyExecutor)
         assert job.id not in executor.workspaces
@@ -76,3 +81,11 @@ def test_reaping_ends_a_step_that_sleeps() -> None:
         sink = Recorder(lambda: executor.reap(job.id))
         with pytest.raises(InfrastructureError):
             threads.submit(workspace.run_step, step, sink, None).result(60)
+
+
+def test_an_image_that_took_its_time_is_here_afterwards() -> None:
+    step = Step(image="slow-image-0.1", script="true")
+    with DummyExecutor().open(job_of(step), 1) as workspace:
+        workspace.prepare(step, Recorder(), 60.0)
+        workspace.prepare(step, Recorder(), 0.0)
+        assert workspace.run_step(step, Recorder(), 60.0).succeeded

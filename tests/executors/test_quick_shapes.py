@@ -36,10 +36,10 @@ values = st.recursive(
 def objects_of(shape, **chosen):
     """Some of the schema's fields, in odd case at times, and others; mostly of the right type."""
     right = {
-        "_Text": st.text(max_size=5),
-        "_Number": st.integers(-2, 5),
-        "_Flag": st.booleans(),
-        "_Environment": st.dictionaries(st.text(max_size=3), st.text(max_size=3), max_size=3),
+        "Text": st.text(max_size=5),
+        "Number": st.integers(-2, 5),
+        "Flag": st.booleans(),
+        "Environment": st.dictionaries(st.text(max_size=3), st.text(max_size=3), max_size=3),
     }
     fields = {
         name: chosen.get(name, right.get(type(field).__name__, values))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from executors.job import Job, OutputStream, Step
-from executors.redact import MASK, MIN_HELD, MaskingSink, is_secret_key, mask, secrets_of
+from executors.redact import MIN_HELD, MaskingSink, mask
+from executors.secrets import MASK, is_secret_key, secrets_of
 
 OUT, ERR = OutputStream.STDOUT, OutputStream.STDERR
 
@@ -149,9 +150,14 @@ def test_a_secret_of_several_lines_counts_as_a_whole_and_line_by_line() -> None:
     }
 
 
-@pytest.mark.parametrize("value", ["", " ", "a", "abc", " abc "])
-def test_a_short_value_is_not_masked(value) -> None:
+@pytest.mark.parametrize("value", ["", " ", "a", "abc", " abc ", "true", "False", "none"])
+def test_a_short_value_and_a_switch_are_not_masked(value) -> None:
     assert secrets_of(job({"TOKEN": value})) == frozenset()
+
+
+def test_an_installation_may_tell_secrets_by_other_keys() -> None:
+    given = job({"PIN_OF_BOB": "12345", "TOKEN": "abcde"})
+    assert secrets_of(given, lambda key: key.startswith("PIN")) == {"12345"}
 
 
 @pytest.mark.parametrize(
@@ -162,7 +168,11 @@ def test_a_short_value_is_not_masked(value) -> None:
         ("HADES_TEST_PASSWORD", True),
         ("signing_cert", True),
         ("OAUTH", True),
+        ("Authorization", True),
+        ("AUTHORISED_KEYS", True),
         ("AUTHOR", False),
+        ("GIT_AUTHOR_NAME", False),
+        ("authority", False),
         ("NAME", False),
         ("REPOSITORY_DIR", False),
     ],

@@ -249,7 +249,7 @@ def test_nothing_outlives_a_worker_that_is_killed(
     assert eventually(lambda: not processes_of(job))
     assert executor.workspaces.of_job(job.id)
     with executor.open(job_of(), 1) as alive:
-        sandbox_executor(data_dir).check()
+        assert sandbox_executor(data_dir).reap_orphans() == 1
         assert executor.workspaces.of_job(job.id) == []
         assert alive.run_step(Step(image=IMAGE, script="true"), Recorder(), None).succeeded
 

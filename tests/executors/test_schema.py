@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from executors.errors import JobInvalid
-from executors.job import Job, Step
+from executors.job import Job, Retry, RetryOn, Step
 from executors.schema import load_job, parse_size
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -82,7 +82,10 @@ def test_the_defaults_of_a_job():
         metadata={},
         steps=(Step(image="alpine"),),
         callback_url="",
+        status_callback_url="",
         timeout_seconds=0,
+        retry=Retry(max=0, backoff_seconds=0.0, on=(RetryOn.FAILURE,)),
+        submitted_by="",
     )
 
 
@@ -104,10 +107,14 @@ def test_all_fields_are_taken():
                 "memory_swap": "2g",
                 "pids_limit": 100,
                 "network": "none",
+                "timeout_seconds": 60,
+                "retry": {"max": 10, "backoff_seconds": 0.5, "on": ["timeout", "oom", "image"]},
             }
         ],
         callback_url="https://example.org:8443/logs?job=1",
+        status_callback_url="https://example.org:8443/state",
         timeout_seconds=600,
+        retry={"max": 1, "backoff_seconds": 300},
     )
     assert job == Job(
         id="7",
@@ -128,10 +135,18 @@ def test_all_fields_are_taken():
                 memory_swap=2**31,
                 pids_limit=100,
                 network="none",
+                timeout_seconds=60,
+                retry=Retry(
+                    max=10,
+                    backoff_seconds=0.5,
+                    on=(RetryOn.TIMEOUT, RetryOn.OOM, RetryOn.IMAGE),
+                ),
             ),
         ),
         callback_url="https://example.org:8443/logs?job=1",
+        status_callback_url="https://example.org:8443/state",
         timeout_seconds=600,
+        retry=Retry(max=1, backoff_seconds=300.0, on=(RetryOn.FAILURE,)),
     )
 
 
@@ -159,9 +174,11 @@ def test_continue_on_error_has_two_spellings(name):
 
 
 def test_null_means_the_default():
-    job = dict.fromkeys(("id", "priority", "timestamp", "metadata", "callback_url"))
+    job = dict.fromkeys(("id", "priority", "timestamp", "metadata", "callback_url", "retry"))
     step = dict.fromkeys(("id", "name", "script", "continue_on_error", "metadata", "cpu_limit"))
-    assert load(**job, timeout_seconds=None, steps=[{**STEP, **step}]) == load()
+    step["retry"] = dict.fromkeys(("max", "backoff_seconds", "on"))
+    nothing = dict.fromkeys(("status_callback_url", "timeout_seconds"))
+    assert load(**job, **nothing, steps=[{**STEP, **step, "timeout_seconds": None}]) == load()
 
 
 def test_a_null_in_metadata_is_an_empty_string():
@@ -171,6 +188,15 @@ def test_a_null_in_metadata_is_an_empty_string():
 def test_unknown_fields_are_ignored():
     extra = {"volumeMounts": [{"name": "shared"}], "workingDir": "/shared"}
     assert load(volumes=[1], steps=[{**STEP, **extra}]) == load()
+
+
+def test_who_submitted_a_job_is_not_the_clients_to_say():
+    assert load(submitted_by="somebody", Submitted_By="else") == load()
+
+
+def test_names_in_a_retry_are_matched_in_any_case_and_its_words_count_once():
+    retry = {"MAX": 3, "On": ["oom", "failure", "oom"], "jitter": True}
+    assert load_step(RETRY=retry).retry == Retry(max=3, on=(RetryOn.OOM, RetryOn.FAILURE))
 
 
 @pytest.mark.parametrize(
@@ -229,7 +255,9 @@ def test_of_an_empty_object_the_name_is_missed_first():
 )
 def test_texts_about_the_timeout(seconds, text):
     assert refusal(timeout_seconds=seconds) == text
+    assert step_refusal(timeout_seconds=seconds) == f"{text} (steps[0].timeout_seconds)"
     assert load(timeout_seconds=9223372036).timeout_seconds == 9223372036
+    assert load_step(timeout_seconds=9223372036).timeout_seconds == 9223372036
 
 
 @pytest.mark.parametrize(
@@ -277,8 +305,9 @@ def test_texts_about_a_step_come_first_and_then_its_field(fields, text, field):
         ("https:logs", "must include a host"),
     ],
 )
-def test_texts_about_the_callback(url, text):
+def test_texts_about_the_callbacks(url, text):
     assert refusal(callback_url=url) == f"Invalid callback_url: callback URL {text}"
+    assert refusal(status_callback_url=url) == f"Invalid status_callback_url: callback URL {text}"
 
 
 @pytest.mark.parametrize(
@@ -286,7 +315,8 @@ def test_texts_about_the_callback(url, text):
     ["http://localhost:8082/adapter/logs", "HTTPS://Example.org", "http://[::1]:80/?a={b}|c#d"],
 )
 def test_callbacks_that_are_taken(url):
-    assert load(callback_url=url).callback_url == url
+    job = load(callback_url=url, status_callback_url=url)
+    assert (job.callback_url, job.status_callback_url) == (url, url)
 
 
 def test_the_first_rule_that_is_broken_is_told():
@@ -329,6 +359,39 @@ def test_values_of_a_wrong_type_are_told_at_once():
     }
 
 
+@pytest.mark.parametrize(
+    ("retry", "path", "text"),
+    [
+        *((value, "retry", "must be an object") for value in (3, "3", [], True)),
+        *(
+            ({"max": value}, "retry.max", "must be a whole number from 0 to 10")
+            for value in (-1, 11, 1.0, True, "1", [], float("inf"))
+        ),
+        *(
+            ({"backoff_seconds": value}, "retry.backoff_seconds", "must be a number from 0 to 300")
+            for value in (-1, 300.1, True, "1", [], float("inf"), float("nan"))
+        ),
+        *(
+            (
+                {"on": value},
+                "retry.on",
+                "must be a list of one or more of failure, timeout, oom, image",
+            )
+            for value in ([], "failure", ["Failure"], [None], [{}], [["oom"]], {"oom": 1}, 1)
+        ),
+    ],
+)
+def test_a_retry_that_is_none_is_told_by_its_field(retry, path, text):
+    assert refusal(retry=retry) == f"Invalid JSON body: {path} {text}"
+    assert step_refusal(retry=retry) == f"Invalid JSON body: steps[0].{path} {text}"
+
+
+def test_a_callback_with_a_lone_surrogate_is_refused():
+    for name in ("callback_url", "status_callback_url"):
+        text = refusal(**{name: "http://example.org/\ud800"})
+        assert text.startswith(f"Invalid request payload: {name} must be valid Unicode")
+
+
 def test_a_hundred_problems_make_a_short_answer():
     text = refusal(steps=[{}] * 100)
     assert text.endswith("steps[9].image is required; and 90 more")
@@ -339,6 +402,8 @@ def test_a_refusal_never_quotes_a_value():
     texts = [
         refusal(metadata={"A": secret + "\0"}),
         refusal(callback_url=f"http://user:{secret}@/"),
+        refusal(status_callback_url=f"http://user:{secret}@/"),
+        refusal(retry={"max": secret, "backoff_seconds": secret, "on": [secret]}),
         refusal(timestamp=secret),
         step_refusal(memory_limit=secret),
         step_refusal(network=f"{secret}!"),

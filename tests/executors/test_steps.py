@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from contextlib import closing
 from dataclasses import replace
-from time import monotonic
+from time import monotonic, sleep
 
 import pytest
 
-from executors.base import NullSink, StepResult, Workspace
+from executors.base import NullSink, StepResult, TimeLimit, Workspace
 from executors.dummy import DummyExecutor
-from executors.errors import ImageUnavailable, InfrastructureError
+from executors.errors import ImageUnavailable, InfrastructureError, Stopped
 from executors.job import Job, LogBatch, OutputStream, Step
 from executors.logs import LogBatcher
-from executors.redact import MASK
+from executors.secrets import MASK
 from executors.steps import (
     Deadline,
     Masking,
+    Preparing,
     Refusals,
     StepContext,
     StepLogs,
@@ -30,12 +31,20 @@ DONE = StepResult(exit_code=0)
 class NoWorkspace(Workspace):
     """For chains that do not get that far."""
 
+    def prepare(self, step, sink, timeout) -> None:
+        raise AssertionError("no image was to be pulled")
+
     def run_step(self, step, sink, timeout) -> StepResult:
         raise AssertionError("no step was to run")
 
+    def stop(self) -> None:
+        raise AssertionError("nothing was to be stopped")
 
-def context(script: str = "", workspace: Workspace | None = None, image: str = "i") -> StepContext:
-    step = Step(image=image, script=script)
+
+def context(
+    script: str = "", workspace: Workspace | None = None, image: str = "i", **fields
+) -> StepContext:
+    step = Step(image=image, script=script, **fields)
     return StepContext(
         job=Job(id="a-job", name="n", steps=(step,)),
         step=step,
@@ -93,7 +102,98 @@ def test_without_a_deadline_a_step_may_take_for_ever() -> None:
 
 def test_a_step_whose_time_is_up_before_it_starts_does_not_run() -> None:
     result = chain([Deadline(monotonic() - 1)], run_in_workspace)(context())
-    assert result == StepResult(exit_code=None, timed_out=True)
+    assert result == StepResult(exit_code=None, timed_out=True, limit=TimeLimit.JOB)
+
+
+@pytest.mark.parametrize(
+    ("own", "left", "limit", "reason"),
+    [
+        (5, None, TimeLimit.STEP, "step first timed out after 5 seconds: while pulling"),
+        (5, 100, TimeLimit.STEP, "step first timed out after 5 seconds: while pulling"),
+        (200, 100, TimeLimit.JOB, "while pulling"),
+        (0, 100, TimeLimit.JOB, "while pulling"),
+    ],
+)
+def test_of_its_own_time_and_the_jobs_a_step_has_the_smaller(own, left, limit, reason) -> None:
+    seen: list[float | None] = []
+
+    def last(context: StepContext) -> StepResult:
+        seen.append(context.timeout)
+        return StepResult(exit_code=None, timed_out=True, reason="while pulling")
+
+    at = None if left is None else monotonic() + left
+    result = chain([Deadline(at)], last)(context(name="first", timeout_seconds=own))
+    assert (result.limit, result.reason) == (limit, reason)
+    assert seen[0] is not None
+    assert seen[0] <= min(seconds for seconds in (own, left) if seconds)
+
+
+def test_a_step_that_ends_in_time_was_ended_by_no_limit() -> None:
+    result = chain([Deadline(monotonic() + 100)], lambda _: DONE)(context(timeout_seconds=5))
+    assert result == DONE
+
+
+def test_a_step_without_a_name_is_called_by_its_number() -> None:
+    call = chain([Deadline(None)], run_in_workspace)
+    with DummyExecutor().open(context().job, 1) as workspace:
+        result = call(context("sleep 60", workspace, id=3, timeout_seconds=1))
+    assert result.reason == "step 3 timed out after 1 seconds"
+
+
+class Ready(NoWorkspace):
+    """Its images take their time; its steps see how much is left to them."""
+
+    def __init__(self) -> None:
+        self.budgets: list[float | None] = []
+        self.timeouts: list[float | None] = []
+
+    def prepare(self, step, sink, timeout) -> None:
+        self.budgets.append(timeout)
+        sleep(0.05)
+        if step.image == "nowhere":
+            raise ImageUnavailable("nowhere", "not found")
+
+    def run_step(self, step, sink, timeout) -> StepResult:
+        self.timeouts.append(timeout)
+        return DONE
+
+
+def test_the_time_of_a_pull_is_neither_the_steps_nor_the_jobs() -> None:
+    """The job has less time than its images take together."""
+    workspace, deadline = Ready(), Deadline(monotonic() + 0.1)
+    call = chain(
+        [Refusals(), deadline, Preparing(7.0, deadline.extend)],
+        run_in_workspace,
+    )
+    for image in ("a", "nowhere", "b", "nowhere", "c"):
+        assert not call(context(workspace=workspace, image=image)).timed_out
+    assert workspace.budgets == [7.0] * 5
+    assert len(workspace.timeouts) == 3
+
+
+def test_a_job_without_a_deadline_has_its_images_prepared_too() -> None:
+    workspace, deadline = Ready(), Deadline(None)
+    call = chain([deadline, Preparing(7.0, deadline.extend)], run_in_workspace)
+    assert call(context(workspace=workspace)) == DONE
+    assert workspace.timeouts == [None]
+
+
+def test_a_pull_that_takes_too_long_is_the_steps_result_with_its_reason() -> None:
+    call = chain([Refusals(), Preparing(0.1, lambda _: None)], run_in_workspace)
+    here = context(image="slow-image-600")
+    with DummyExecutor().open(here.job, 1) as workspace:
+        result = call(replace(here, workspace=workspace))
+    assert (result.exit_code, result.timed_out) == (None, False)
+    assert result.reason.endswith("slow-image-600: the pull took longer than 0.1 seconds")
+
+
+def test_a_stopped_attempt_is_not_made_a_result() -> None:
+    call = chain([Refusals(), Preparing(1.0, lambda _: None)], run_in_workspace)
+    here = context()
+    with DummyExecutor().open(here.job, 1) as workspace:
+        workspace.stop()
+        with pytest.raises(Stopped):
+            call(replace(here, workspace=workspace))
 
 
 def test_a_refused_step_is_a_result_with_its_reason() -> None:
@@ -102,6 +202,7 @@ def test_a_refused_step_is_a_result_with_its_reason() -> None:
 
     result = chain([Refusals()], refuse)(context())
     assert result.exit_code is None
+    assert result.no_image
     assert result.reason == (
         "encountered 1 errors while pulling images: failed to pull image nope:1: not found"
     )

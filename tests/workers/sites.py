@@ -4,51 +4,69 @@ from __future__ import annotations
 
 import uuid
 from contextlib import suppress
-from typing import Any
+from typing import Any, Self
 
 from dramatiq import Worker
 from nats.js.errors import NotFoundError
 
 from brokers import subjects
+from brokers.control import Control
 from brokers.events import Events
-from brokers.job_store import FOREVER, JobRecord, JobStore
+from brokers.job_store import FOREVER
 from brokers.log_reader import LogMessage, LogReader
-from brokers.nats import NatsBroker
-from brokers.nats.connection import NatsConnection
+from brokers.payloads import PayloadStore
 from brokers.queue import JobQueue
+from brokers.records import JobRecord, StepState
+from brokers.settings import NatsSettings
 from executors.dummy import DummyExecutor
-from executors.job import Job, Step
-from workers.actors import declare_run_job
-from workers.middleware import ExecutorMiddleware
-from workers.runner import Runner
+from executors.job import Job, JobState, Step
+from executors.redaction import Redactor
+from workers import main
+from workers.settings import WorkerSettings
 
 LOG_LIMIT = 1 << 20
 MAX_ATTEMPTS = 3
+GRACE_SECONDS = 30.0
 
 
 class Site:
     """A queue of its own, and everything around it; workers are started as they are needed."""
 
-    def __init__(self, url: str) -> None:
-        self.connection = NatsConnection(url)
-        self.store = JobStore(self.connection, max_age=3600, patience=FOREVER)
+    def __init__(self, url: str, *, namespace: str = "") -> None:
+        self.url = url
+        self.namespace = namespace or f"w{uuid.uuid4().hex[:8]}"
+        nats = NatsSettings(url=url, ack_wait=2.0, max_deliver=MAX_ATTEMPTS)
+        settings = WorkerSettings(
+            name=f"w-{uuid.uuid4().hex[:8]}",
+            log_limit=LOG_LIMIT,
+            concurrency=1,
+            port=0,
+            grace=GRACE_SECONDS,
+            debug=False,
+        )
+        self.executor = DummyExecutor()
+        self.process = main.Worker(
+            self.executor, settings, nats, Redactor(), namespace=self.namespace
+        )
+        self.process.declare(pull_timeout=60.0)
+        self.broker = self.process.broker
+        self.connection = self.process.connection
+        self.drain = self.process.drain
+        self.guard = self.process.guard
+        self.store = self.process.store
+        self.runner = self.process.runner
+        self.control = Control(self.connection)
         self.events = Events(self.connection, max_age=3600)
         self.reader = LogReader(self.connection, self.store, self.events)
-        self.executor = DummyExecutor()
-        self.runner = Runner(self.store, self.events, log_limit=LOG_LIMIT)
-        self.middleware = ExecutorMiddleware(
-            self.executor, self.store, self.runner, worker="w", max_attempts=MAX_ATTEMPTS
-        )
-        self.broker = NatsBroker(
-            connection=self.connection,
-            namespace=f"w{uuid.uuid4().hex[:8]}",
-            ack_wait=2.0,
-            max_priority=2,
-            middleware=[self.middleware],
-        )
-        declare_run_job(self.broker, self.middleware, self.runner)
-        self.queue = JobQueue(self.broker, self.store, self.events)
+        self.payloads = PayloadStore(self.connection, max_age=3600, patience=FOREVER)
+        self.queue = JobQueue(self.broker, self.store, self.events, self.payloads, Redactor().job)
         self._workers: list[Worker] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def start(self, threads: int = 1) -> Worker:
         worker = Worker(self.broker, worker_timeout=100, worker_threads=threads)
@@ -70,6 +88,20 @@ class Site:
         if not self._workers:
             self.start()
         return self.ended(job.id)
+
+    def running(self, job_id: str) -> JobRecord:
+        """Wait until its first step runs."""
+        for item in self.reader.follow(job_id):
+            if isinstance(item, JobRecord) and item.steps[0].state is StepState.RUNNING:
+                return item
+        raise AssertionError("the job ended before anybody saw it run")
+
+    def until(self, job_id: str, state: JobState, *, attempt: int = 0) -> JobRecord:
+        """Wait for a record with this state, of this attempt or a later one."""
+        for item in self.reader.follow(job_id):
+            if isinstance(item, JobRecord) and item.state is state and item.attempt >= attempt:
+                return item
+        raise AssertionError(f"the job was never {state}")
 
     def ended(self, job_id: str) -> JobRecord:
         *_, record = self.reader.follow(job_id)

@@ -8,10 +8,11 @@ import pytest
 
 from brokers import subjects
 from brokers.events import MAX_REASON
-from brokers.job_store import JobRecord
+from brokers.queue import message_of
+from brokers.records import JobRecord
 from executors.base import StepResult
 from executors.job import JobState, Step
-from executors.redact import MASK
+from executors.secrets import MASK
 from tests.workers.sites import job_of
 from workers.runner import why
 
@@ -25,6 +26,17 @@ def test_a_job_whose_steps_all_succeed_has_succeeded(site) -> None:
     assert site.lines(record.id) == ["one", "two", "three"]
 
 
+def test_a_worker_that_is_quicker_than_the_record_makes_it_without_secrets(site) -> None:
+    job = job_of("echo one", metadata={"course": "algo", "TOKEN": "t0ps3cret"})
+    site.broker.enqueue(message_of(job))
+    site.start()
+    while site.store.get(job.id) is None:
+        pass
+    record = site.ended(job.id)
+    assert record.state is JobState.SUCCEEDED
+    assert record.metadata == {"course": "algo", "TOKEN": MASK}
+
+
 def test_a_job_without_steps_succeeds_at_once(site) -> None:
     record = site.run()
     assert (record.state, record.steps) == (JobState.SUCCEEDED, ())
@@ -34,7 +46,8 @@ def test_the_first_step_that_fails_ends_the_job(site) -> None:
     record = site.run("echo one", "exit 3", "echo never")
     assert record.state is JobState.FAILED
     assert record.reason == "container exited with status 3"
-    assert [step.exit_code for step in record.steps] == [0, 3]
+    assert [step.exit_code for step in record.steps] == [0, 3, None]
+    assert [step.state for step in record.steps] == ["Succeeded", "Failed", "Skipped"]
     assert site.lines(record.id) == ["one"]
 
 
@@ -65,9 +78,26 @@ def test_a_job_that_takes_too_long_is_ended(site) -> None:
     record = site.run("echo begun\nsleep 60", "echo never", timeout_seconds=1)
     assert record.state is JobState.FAILED
     assert record.reason == "job timed out after 1 seconds"
-    [step] = record.steps
-    assert step.timed_out
+    first, second = record.steps
+    assert first.timed_out
+    assert (first.state, second.state) == ("Failed", "Skipped")
     assert site.lines(record.id) == ["begun"]
+
+
+def test_a_step_that_takes_longer_than_its_own_time_fails(site) -> None:
+    slow = Step(image="i", name="Test", script="echo begun\nsleep 60", timeout_seconds=1)
+    record = site.run(steps=(slow, Step(image="i", script="echo never")), timeout_seconds=600)
+    assert record.reason == "step Test timed out after 1 seconds"
+    step = record.steps[0]
+    assert (step.timed_out, step.reason) == (True, record.reason)
+    assert site.lines(record.id) == ["begun", f"hades: {record.reason}"]
+
+
+def test_a_step_may_use_up_its_own_time_when_it_says_so(site) -> None:
+    slow = Step(image="i", script="sleep 60", timeout_seconds=1, continue_on_error=True)
+    record = site.run(steps=(slow, Step(image="i", script="echo on")))
+    assert record.state is JobState.SUCCEEDED
+    assert site.lines(record.id)[-1] == "on"
 
 
 def test_a_timeout_is_not_tolerated(site) -> None:
