@@ -185,7 +185,7 @@ def _web(
 ) -> Program:
     """Served on a socket that is open already: who connects early waits, and is answered."""
     descriptor = listening.fileno()
-    command = web_command(app, bind=f"fd://{descriptor}", processes=1, threads=32, grace=_GRACE)
+    command = web_command(app, bind=f"fd://{descriptor}", processes=1, threads=64, grace=_GRACE)
     url = _url(listening) + path
     return Program(
         name=name,

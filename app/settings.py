@@ -18,8 +18,8 @@ from brokers.token_buckets import Rate
 
 T = TypeVar("T")
 
-API_THREADS = 32
-"""Requests that one process of the API answers at once."""
+API_THREADS = 128
+"""Requests that one process of the API may answer at once."""
 
 _PORTS = Range(1, 65_535)
 

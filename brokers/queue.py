@@ -20,6 +20,7 @@ from dramatiq.errors import BrokerConnectionError, BrokerError
 from brokers import subjects
 from brokers.callbacks.queue import open_callbacks
 from brokers.callbacks.targets import CallbackTargets
+from brokers.combining import Combining
 from brokers.control import Control
 from brokers.events import Events
 from brokers.job_store import JobStore
@@ -41,6 +42,9 @@ _REFUSALS: dict[type[QueueError], str] = {
     JobTooLarge: "the job does not fit into one message",
     JobQueueFull: "the queue is full",
 }
+
+MAX_COMBINED = 64 * 1024
+"""Bytes of a job that may share the way to NATS, and its end, with others that come at once."""
 
 Redact = Callable[[Job], dict[str, Any]]
 """A job as `Job.to_dict` has it, without its secrets."""
@@ -95,6 +99,7 @@ class JobQueue:
         self._redact = redact
         self._targets = targets
         self._control = Control(broker.connection)
+        self._put_combined = Combining(self.put_many)
         self._closed = False
 
     # Submitting
@@ -106,7 +111,8 @@ class JobQueue:
         NATS has the message and only its answer was lost: the record says Failed as soon as NATS is
         back.
         """
-        return self.put_many([job])[0]
+        alone = _size_at_most(job) > MAX_COMBINED or job.callback_url or job.status_callback_url
+        return self.put_many([job])[0] if alone else self._put_combined(job)
 
     def put_many(self, jobs: Sequence[Job]) -> list[JobRecord]:
         """`put` for many, in far less time: all of them are accepted, or none."""
