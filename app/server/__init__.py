@@ -1,4 +1,4 @@
-"""How gunicorn serves our Flask applications: a worker of its own (docs/decisions/0010).
+"""How gunicorn serves our Flask applications: a worker of its own (docs/decisions/0014).
 
     worker.py       gunicorn's worker: accepts, and hands whole requests to threads
     connection.py   one client: what has come from it, and whether that is a request yet
