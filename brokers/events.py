@@ -97,11 +97,15 @@ class Events:
             for listener in self._listeners:
                 listener.changed(record)
 
-    def ended(self, record: JobRecord) -> None:
-        """Tell how the job ended. Again does no harm: for a while, streams drop what they have."""
+    def ended(self, record: JobRecord, *, log_complete: bool = True) -> None:
+        """Tell how the job ended. Again does no harm: for a while, streams drop what they have.
+
+        Listeners hear of it when its log is complete.
+        """
         self._publish([_result(record), _status(record)])
-        for listener in self._listeners:
-            listener.ended(record)
+        if log_complete:
+            for listener in self._listeners:
+                listener.ended(record)
 
     def log(self, batch: LogBatch) -> None:
         """Publish some lines of one step."""

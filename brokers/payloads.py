@@ -10,7 +10,7 @@ to delete.
 from __future__ import annotations
 
 from brokers import subjects
-from brokers.nats.buckets import PATIENCE, Bucket
+from brokers.nats.buckets import PATIENCE, Bucket, Key
 from brokers.nats.connection import NatsConnection
 from brokers.records import JobRecord
 
@@ -44,19 +44,12 @@ class PayloadStore:
         self._patience = patience
 
     def put(self, payload: Payload, data: bytes) -> None:
-        """Store all of it. The last piece is written last: what has it is complete."""
-        self.put_many([(payload, data)])
+        """Store all of it; what is there already stays."""
+        self._bucket.create_together(self.pieces(payload, data), patience=self._patience)
 
-    def put_many(self, payloads: list[tuple[Payload, bytes]]) -> None:
-        """`put` for many, in far less time. What is there already stays."""
-        self._bucket.create_many(
-            [
-                ((*payload, name), piece)
-                for payload, data in payloads
-                for name, piece in _pieces(data)
-            ],
-            patience=self._patience,
-        )
+    def pieces(self, payload: Payload, data: bytes) -> list[tuple[Bucket, Key, bytes]]:
+        """What is to be stored of it, where: for those who store something else along with it."""
+        return [(self._bucket, (*payload, name), piece) for name, piece in _pieces(data)]
 
     def get(self, payload: Payload) -> bytes | None:
         """None: it was never stored, or is gone."""
