@@ -10,6 +10,7 @@ from brokers.nats.buckets import PATIENCE, Key
 from brokers.nats.connection import NatsConnection
 from brokers.nats.entries import Entry
 from brokers.nats.errors import ConnectionClosed, RevisionConflict
+from brokers.nats.wire import Wire
 from tests.brokers.interleaving import patiently, request
 
 T = TypeVar("T")
@@ -65,6 +66,15 @@ class MemoryBucket:
     ) -> None:
         self._ask(lambda: self._create_all(items), patience)
 
+    def create_together(
+        self, items: Sequence[tuple[MemoryBucket, Key, bytes]], *, patience: float = PATIENCE
+    ) -> None:
+        def create() -> None:
+            for bucket, key, value in items:
+                bucket._create_all([(key, value)])
+
+        self._ask(create, patience)
+
     def delete(self, key: Key) -> None:
         self._ask(lambda: self._write(key, None, None, ""), PATIENCE)
 
@@ -73,6 +83,10 @@ class MemoryBucket:
 
     def keys(self) -> list[str]:
         return self._ask(lambda: ["".join(key) for key in self._entries], PATIENCE)
+
+    def tuples(self) -> list[tuple[str, ...]]:
+        """The keys as they were given, without a request."""
+        return [key for key in self._entries if isinstance(key, tuple)]
 
     def _ask(self, act: Callable[[], T], patience: float) -> T:
         self._check(patience)
@@ -115,3 +129,9 @@ class NoConnection(NatsConnection):
 
     def __init__(self) -> None:
         """Nothing is opened."""
+
+    def on_reconnect(self, callback: Callable[[], None]) -> Callable[[], None]:
+        return lambda: None
+
+    def open_wire(self) -> Wire:
+        raise ConnectionClosed("there is none")
