@@ -161,6 +161,7 @@ class ExecutorMiddleware(Middleware):
     def _give_up_without_payload(self, record: JobRecord, visit: _Visit) -> JobRecord:
         """Unless the message is one of an earlier try: then it has nothing to say any more."""
         if record.queue_seq != visit.sequence:
+            self._forget_payload(record.id, visit)
             raise SkipMessage(f"job {record.id} has another message")
         abandoned = self._store.abandon(record, "its payload is lost")
         if abandoned is None:

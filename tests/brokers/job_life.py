@@ -140,6 +140,7 @@ def _retried(_: Operation, before: JobRecord | None, after: JobRecord) -> None:
 def _noted(operation: Operation, before: JobRecord | None, after: JobRecord) -> None:
     assert operation.seen is not None and before is not None
     assert (before.state, before.attempt) == ("Queued", operation.seen.attempt)
+    assert before.queued_at == operation.seen.queued_at
     assert after == replace(before, queue_seq=after.queue_seq)
 
 

@@ -61,6 +61,7 @@ class JobLife(RuleBasedStateMachine):
         self.store._bucket = self.bucket
         self.accepted: list[tuple[int, JobRecord]] = []
         self.busy: dict[str, Operation] = {}
+        self.submitted = JobRecord.of(self.job)
         self.message = 1
         """Number of the last message that was put on the queue."""
         self.leases: dict[str, Lease] = {}
@@ -130,7 +131,7 @@ class JobLife(RuleBasedStateMachine):
     @precondition(lambda self: len(self.accepted) < 2)
     @rule(data=st.data())
     def submit(self, data: st.DataObject) -> None:
-        record = JobRecord.of(self.job).with_message(1)
+        record = self.submitted.with_message(1)
         client = self.idle_client(data)
         self.begin(Operation(kind="submit", who=client), lambda: self.store.create(record), client)
 
@@ -149,7 +150,7 @@ class JobLife(RuleBasedStateMachine):
         acts: dict[str, Callable[[], object]] = {
             "stop": lambda: self.store.stop(self.job.id, "enough"),
             "retry": lambda: self.store.retry(self.job.id),
-            "withdraw": lambda: self.store.withdraw(JobRecord.of(self.job), "refused"),
+            "withdraw": lambda: self.store.withdraw(self.submitted, "refused"),
             "abandon": lambda: self.store.abandon(seen, "its message is gone"),
         }
         client = self.idle_client(data)
@@ -160,10 +161,9 @@ class JobLife(RuleBasedStateMachine):
     @rule(data=st.data())
     def refuse(self, data: st.DataObject) -> None:
         client = self.idle_client(data)
-        record = JobRecord.of(self.job)
         self.begin(
             Operation(kind="withdraw", who=client),
-            lambda: self.store.withdraw(record, "refused"),
+            lambda: self.store.withdraw(self.submitted, "refused"),
             client,
         )
 

@@ -293,6 +293,19 @@ def test_a_job_that_runs_is_not_withdrawn(store, job) -> None:
     assert store.withdraw(refused, "too late") is None
 
 
+def test_who_withdraws_a_retry_leaves_a_later_one_alone(store, job) -> None:
+    queued(store, job)
+    store.stop(job.id, "enough")
+    refused = store.retry(job.id)
+    assert refused is not None
+    store.stop(job.id, "enough")
+    accepted = store.retry(job.id)
+    assert accepted is not None
+    assert store.withdraw(refused, "not queued") is None
+    store.queued(refused, 98)
+    assert store.get(job.id) == accepted
+
+
 def test_a_job_that_nobody_will_run_is_abandoned_unless_something_happens_to_it(store, job) -> None:
     seen = claimed(store, job).record
     lease = claimed(store, job)

@@ -49,7 +49,8 @@ class MemoryQueue:
     def __init__(self) -> None:
         self.connection = NoConnection()
         self.messages: dict[int, Message[Any]] = {}
-        self.held: set[int] = set()
+        self.settling = False
+        """Whether a worker is done with a message, but for the last word."""
         self._ids: dict[str, int] = {}
 
     def check_length(self, queue: str) -> None:
@@ -68,9 +69,10 @@ class MemoryQueue:
         asked(lambda: self.messages.pop(sequence, None))
 
     def settle(self, sequence: int, verdict: bytes | None) -> None:
+        self.settling = True
         if verdict == ACK:
             asked(lambda: self.messages.pop(sequence, None))
-        self.held.discard(sequence)
+        self.settling = False
 
 
 class Told:
@@ -203,6 +205,8 @@ class World:
         self.told = Told()
         self.queue = MemoryQueue()
         self.outcome = "good"
+        self.hears = True
+        """Whether workers hear each other."""
         self.refusals: list[tuple[Sequence[JobRecord], str]] = []
         self.clients = JobQueue(
             cast(NatsBroker, self.queue),
@@ -230,7 +234,7 @@ class World:
         """Nobody hears it: `watch` looks by itself."""
 
     def holds(self, worker: str, job_id: str, attempt: int) -> bool:
-        return any(
+        return self.hears and any(
             process.name == worker and process.attempts.holds(job_id, attempt)
             for process in self.processes.values()
         )

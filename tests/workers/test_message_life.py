@@ -45,7 +45,7 @@ class MessageLife(RuleBasedStateMachine):
         """Messages that nobody may hold any more: they can be delivered again."""
         self.retries = 0
         self.cut_short = False
-        """Whether a client died while it put the job on the queue, or took it back."""
+        """Whether a client died, or lost patience, with something half done."""
 
     # Clients
 
@@ -62,12 +62,14 @@ class MessageLife(RuleBasedStateMachine):
         if actor.error is not None and not isinstance(actor.error, QueueError):
             raise actor.error
 
-    @initialize()
-    def submit(self) -> None:
+    @initialize(smoothly=st.integers(0, 4))
+    def submit(self, smoothly: int) -> None:
         self.begin("one", lambda: self.world.clients.put_many([self.world.job]))
+        while smoothly and "one" in self.busy:
+            self.go_on("one", Fate.ANSWERED)
 
     @precondition(lambda self: any(each not in self.busy for each in CLIENTS))
-    @rule(data=st.data(), what=st.sampled_from(["stop", "retry", "retry", "withdraw"]))
+    @rule(data=st.data(), what=st.sampled_from(["stop", *["retry"] * 4, "withdraw"]))
     def ask_for(self, data: st.DataObject, what: str) -> None:
         clients, job = self.world.clients, self.world.job
         who = data.draw(st.sampled_from([each for each in CLIENTS if each not in self.busy]))
@@ -79,6 +81,31 @@ class MessageLife(RuleBasedStateMachine):
         else:
             self.begin(who, lambda: clients.retry(job))
 
+    def over(self) -> bool:
+        record = self.world.record()
+        return record is not None and record.state.final
+
+    @precondition(lambda self: "another" not in self.busy and self.over())
+    @rule()
+    def retry_at_once(self) -> None:
+        self.ask_smoothly(lambda: self.world.clients.retry(self.world.job), 99)
+
+    @precondition(lambda self: "another" not in self.busy and not self.over())
+    @rule(steps=st.integers(2, 4), really=st.integers(0, 3))
+    def stop_and_die(self, steps: int, really: int) -> None:
+        """The record says so by then; the rest is to be done by others."""
+        if not really:
+            self.ask_smoothly(lambda: self.world.clients.stop(self.world.job.id, "enough"), steps)
+
+    def ask_smoothly(self, operation: Callable[[], object], steps: int) -> None:
+        self.begin("another", operation)
+        for _ in range(steps):
+            if "another" in self.busy:
+                self.go_on("another", Fate.ANSWERED)
+        if actor := self.busy.pop("another", None):
+            actor.crash()
+            self.cut_short = True
+
     # Workers
 
     def deliverable(self) -> list[int]:
@@ -87,11 +114,15 @@ class MessageLife(RuleBasedStateMachine):
 
     @precondition(lambda self: any(each not in self.busy for each in WORKERS))
     @precondition(lambda self: self.deliverable())
-    @rule(data=st.data(), outcome=st.sampled_from(["good", "good", "bad", "broken"]))
-    def deliver(self, data: st.DataObject, outcome: str) -> None:
+    @rule(
+        data=st.data(),
+        outcome=st.sampled_from(["good", "bad", "bad", "broken"]),
+        hears=st.sampled_from([True, True, True, False]),
+    )
+    def deliver(self, data: st.DataObject, outcome: str, hears: bool) -> None:
         who = data.draw(st.sampled_from([each for each in WORKERS if each not in self.busy]))
         number = data.draw(st.sampled_from(self.deliverable()))
-        self.world.outcome = outcome
+        self.world.outcome, self.world.hears = outcome, hears
         self.work(who, number)
 
     def work(self, who: str, number: int) -> None:
@@ -127,7 +158,7 @@ class MessageLife(RuleBasedStateMachine):
         self.look_at(who)
 
     @precondition(lambda self: self.busy)
-    @rule(data=st.data(), steps=st.integers(1, 8))
+    @rule(data=st.data(), steps=st.integers(1, 12))
     def go(self, data: st.DataObject, steps: int) -> None:
         who = data.draw(st.sampled_from(sorted(self.busy)))
         for _ in range(steps):
@@ -140,24 +171,53 @@ class MessageLife(RuleBasedStateMachine):
         self.go_on(data.draw(st.sampled_from(sorted(self.busy))), lost)
 
     @precondition(lambda self: any(each in self.busy for each in CLIENTS))
-    @rule(data=st.data(), how=st.sampled_from([Fate.GIVEN_UP, Fate.NEVER_ASKED]))
-    def give_up(self, data: st.DataObject, how: Fate) -> None:
+    @rule(
+        data=st.data(),
+        how=st.sampled_from([Fate.GIVEN_UP, Fate.NEVER_ASKED]),
+        really=st.integers(0, 2),
+    )
+    def give_up(self, data: st.DataObject, how: Fate, really: int) -> None:
         """NATS stays away for longer than a client waits."""
-        who = data.draw(st.sampled_from([each for each in CLIENTS if each in self.busy]))
-        self.go_on(who, how)
-
-    @precondition(lambda self: self.busy)
-    @rule(data=st.data(), really=st.integers(0, 2))
-    def crash(self, data: st.DataObject, really: int) -> None:
         if really:
             return
-        who = data.draw(st.sampled_from(sorted(self.busy)))
+        who = data.draw(st.sampled_from([each for each in CLIENTS if each in self.busy]))
+        self.go_on(who, how)
+        self.cut_short = True
+
+    @precondition(lambda self: any(each in self.busy for each in CLIENTS))
+    @rule(data=st.data(), really=st.integers(0, 3))
+    def lose_client(self, data: st.DataObject, really: int) -> None:
+        if really:
+            return
+        who = data.draw(st.sampled_from([each for each in CLIENTS if each in self.busy]))
         self.busy.pop(who).crash()
-        if who in WORKERS:
+        self.cut_short = True
+
+    @precondition(lambda self: self.handled)
+    @rule(data=st.data(), steps=st.integers(0, 12))
+    def lose_worker(self, data: st.DataObject, steps: int) -> None:
+        who = data.draw(st.sampled_from(sorted(self.handled)))
+        for _ in range(steps):
+            if who in self.busy:
+                self.go_on(who, Fate.ANSWERED)
+        if actor := self.busy.pop(who, None):
+            actor.crash()
             self.handled.pop(who)
             self.world.processes[who] = Process(self.world, who)
-        else:
-            self.cut_short = True
+
+    @precondition(lambda self: self.handled)
+    @rule(data=st.data())
+    def lose_worker_at_the_last_moment(self, data: st.DataObject) -> None:
+        """All is done but for the acknowledgement."""
+        who = data.draw(st.sampled_from(sorted(self.handled)))
+        queue = self.world.queue
+        queue.settling = False
+        while who in self.busy and not queue.settling:
+            self.go_on(who, Fate.ANSWERED)
+        if actor := self.busy.pop(who, None):
+            actor.crash()
+            self.handled.pop(who)
+            self.world.processes[who] = Process(self.world, who)
 
     # What is always so
 
@@ -174,14 +234,20 @@ class MessageLife(RuleBasedStateMachine):
     def who_waits_or_runs_has_a_message(self) -> None:
         """Unless a client is about to put it there, or died when it was."""
         record = self.world.record()
-        if record is None or record.state.final or not record.queue_seq:
-            return
-        assert record.queue_seq in self.world.queue.messages, "its message is gone"
+        if record is not None and not record.state.final and not self.cut_short:
+            putting = any(each in self.busy for each in CLIENTS) or self.world.refusals
+            assert self.world.queue.messages or putting, "its message is gone"
+
+    @invariant()
+    def an_earlier_message_claims_nothing(self) -> None:
+        history = self.world.store.history(self.world.job.id)
+        numbers = [record.queue_seq for _, record in history if record.queue_seq]
+        assert numbers == sorted(numbers)
 
     def teardown(self) -> None:
         """Everything goes on, nothing fails any more."""
         world = self.world
-        world.outcome = "good"
+        world.outcome, world.hears = "good", True
         for who in list(self.busy):
             while who in self.busy:
                 self.go_on(who, Fate.ANSWERED)
@@ -206,6 +272,7 @@ class MessageLife(RuleBasedStateMachine):
         assert record.state.final
         if not (self.cut_short and record.state is JobState.FAILED):
             assert record in world.told.ends, "nobody was told how it ended"
+        if not self.cut_short:
             assert world.payloads_left() == []
         assert all(process.executor.open_now == {} for process in world.processes.values())
 
@@ -215,8 +282,8 @@ def test_however_it_is_interrupted_a_job_ends_and_that_is_told(monkeypatch: Any)
     run_state_machine_as_test(
         MessageLife,
         settings=settings(
-            max_examples=300,
-            stateful_step_count=50,
+            max_examples=500,
+            stateful_step_count=60,
             deadline=None,
             suppress_health_check=list(HealthCheck),
         ),
