@@ -11,6 +11,7 @@ import re
 import threading
 import time
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -19,6 +20,8 @@ from tests.acceptance.processes import read_or_empty
 from tests.faults.story import Life
 
 LOOK_SECONDS = 0.1
+SAME_SECONDS = 1.5
+"""What is seen again after a longer time is another life: the kernel uses numbers again."""
 _JOB = re.compile(rb"(?:^|\0)UUID=([0-9a-f-]{36})\0")
 
 
@@ -26,7 +29,7 @@ class Lookout:
     """Within the block. Needs to be root to look into containers."""
 
     def __init__(self) -> None:
-        self._seen: dict[str, dict[str, tuple[float, float]]] = defaultdict(dict)
+        self._seen: dict[str, list[Life]] = defaultdict(list)
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="lookout", daemon=True)
 
@@ -45,10 +48,7 @@ class Lookout:
 
     def lives(self, job_id: str) -> tuple[Life, ...]:
         """Of the job, so far."""
-        seen = self._seen[job_id].copy()
-        return tuple(
-            Life(place=place, begun=begun, ended=ended) for place, (begun, ended) in seen.items()
-        )
+        return tuple(self._seen[job_id])
 
     def alive(self, job_id: str) -> bool:
         """Whether one of its steps is, at this moment."""
@@ -63,8 +63,15 @@ class Lookout:
         now = time.monotonic()
         for path, job_id, place in list(_steps()):
             if _place_of(path) == place:
-                begun, _ = self._seen[job_id].get(place, (now, now))
-                self._seen[job_id][place] = (begun, now)
+                self._note(self._seen[job_id], place, now)
+
+    @staticmethod
+    def _note(lives: list[Life], place: str, now: float) -> None:
+        for index, life in enumerate(lives):
+            if life.place == place and now - life.ended < SAME_SECONDS:
+                lives[index] = replace(life, ended=now)
+                return
+        lives.append(Life(place=place, begun=now, ended=now))
 
 
 def _steps() -> list[tuple[Path, str, str]]:
