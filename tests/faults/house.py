@@ -55,9 +55,9 @@ def ticking(seconds: float, says: str = "ready") -> str:
     )
 
 
-def job(*scripts: str, image: str = IMAGE, **fields: Any) -> dict[str, Any]:
+def job(*scripts: str, image: str = IMAGE, network: str = "", **fields: Any) -> dict[str, Any]:
     """Of a step for each script."""
-    steps = [{"image": image, "script": script} for script in scripts]
+    steps = [{"image": image, "script": script, "network": network} for script in scripts]
     return {"name": f"job {uuid4()}", "steps": steps, **fields}
 
 
@@ -144,6 +144,16 @@ class FaultHouse(Stack):
     def probe(self, worker: Process, path: str) -> httpx.Response:
         """What the worker answers."""
         return httpx.get(f"http://127.0.0.1:{self._ports[worker]}{path}", timeout=10.0)
+
+    def paused(self, worker: Process) -> str:
+        """Why the worker takes no jobs, as it says itself; empty: it does."""
+        answer = self.probe(worker, "/readyz")
+        return "" if answer.is_success else str(self.probe(worker, "/status").json()["reason"])
+
+    def shown_workers(self) -> list[tuple[str, str]]:
+        """State and reason of each worker, as the API has them."""
+        found = httpx.get(f"{self.api_url}/v1/workers", timeout=10.0).raise_for_status().json()
+        return [(each["state"], each["reason"]) for each in found["workers"]]
 
     def idle(self, worker: Process) -> bool:
         """Whether it runs nothing."""

@@ -78,9 +78,9 @@ def _steps() -> list[tuple[Path, str, str]]:
     """Each process of a step, its job and its mount namespace."""
     found = []
     for path in Path("/proc").glob("[0-9]*"):
-        if job := _JOB.search(read_or_empty(path / "environ")):
-            if place := _place_of(path):
-                found.append((path, job[1].decode(), place))
+        job = _JOB.search(read_or_empty(path / "environ"))
+        if job and (place := _place_of(path)):
+            found.append((path, job[1].decode(), place))
     return found
 
 

@@ -27,21 +27,21 @@ def test_forty_instant_jobs_have_forty_ends_and_forty_callbacks(stack: FaultHous
 
 
 def test_a_receiver_that_fails_twice_is_told_and_one_that_always_fails_is_given_up(
-    stack: FaultHouse,
+    office: FaultHouse,
 ) -> None:
-    stack.worker()
-    stubborn = stack.post(job("true", **stack.calling(500, 500, 200)))
-    never = stack.post(job("true", **stack.calling(500)))
-    stack.finish(stubborn, never)
+    office.worker()
+    stubborn = office.post(job("true", **office.calling(500, 500, 200)))
+    never = office.post(job("true", **office.calling(500)))
+    office.finish(stubborn, never)
 
-    until(lambda: answers(stack, stubborn, "logs") == [500, 500, 200], "told at the third try")
-    until(lambda: len(dead(stack, never)) >= 2, "the others are given up")
-    stack.settled()
-    assert answers(stack, stubborn, "logs") == [500, 500, 200]
-    assert set(answers(stack, never, "logs")) == {500}
-    assert any("-logs-Succeeded-" in each for each in dead(stack, never))
-    assert any("-status-Succeeded-" in each for each in dead(stack, never))
-    assert dead(stack, stubborn) == []
+    until(lambda: answers(office, stubborn, "logs") == [500, 500, 200], "told at the third try")
+    until(lambda: len(dead(office, never)) >= 2, "the others are given up")
+    office.settled()
+    assert answers(office, stubborn, "logs") == [500, 500, 200]
+    assert set(answers(office, never, "logs")) == {500}
+    assert any("-logs-Succeeded-" in each for each in dead(office, never))
+    assert any("-status-Succeeded-" in each for each in dead(office, never))
+    assert dead(office, stubborn) == []
 
 
 def answers(house: FaultHouse, job_id: str, kind: str) -> list[int]:

@@ -6,8 +6,10 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
+
 from tests.acceptance.processes import until
 from tests.faults.house import FaultHouse, job, ticking
 
@@ -64,7 +66,9 @@ def test_a_submission_while_nats_is_away_is_refused_or_done(stack: FaultHouse) -
     stack.finish(stack.post(job("true")))
     os.kill(stack.nats.pid, signal.SIGSTOP)
     try:
-        refused = [stack.ask(job(ticking(0.2)), path) for path in ("/v1/jobs", "/build")]
+        with ThreadPoolExecutor() as pool:
+            bodies = [job(ticking(0.2)) for _ in range(2)]
+            refused = list(pool.map(stack.ask, bodies, ("/v1/jobs", "/build")))
     finally:
         os.kill(stack.nats.pid, signal.SIGCONT)
 

@@ -11,24 +11,24 @@ import pytest
 
 from tests.acceptance.processes import until
 from tests.faults.halting_api import Point
-from tests.faults.house import FaultHouse, job, ticking
+from tests.faults.house import FaultHouse, job
 from tests.faults.phases import HALT
 
 
 @pytest.fixture
-def mortal(stack: FaultHouse) -> Iterator[FaultHouse]:
+def mortal(office: FaultHouse) -> Iterator[FaultHouse]:
     """Its API halts where jobs ask for it."""
-    stack.api.stop()
-    stack.gate.shut()
-    stack.start_halting_api()
-    yield stack
-    if not stack.api.alive:
-        stack.start_api()
+    office.api.stop()
+    office.gate.shut()
+    office.start_halting_api()
+    yield office
+    if not office.api.alive:
+        office.start_api()
 
 
 def asking(point: Point) -> dict[str, Any]:
     """A job with whose submission the API comes so far."""
-    return job(ticking(0.4), metadata={HALT: point, "WHO": str(uuid4())})
+    return job("echo ready", metadata={HALT: point, "WHO": str(uuid4())})
 
 
 def post_until_accepted(house: FaultHouse, body: dict[str, Any]) -> str:
@@ -71,23 +71,23 @@ def test_a_submission_whose_api_dies_can_be_sent_again_and_runs_once(mortal: Fau
     assert all(names.count(body["name"]) <= 1 for body in without)
 
 
-def test_callbacks_outlive_the_log_manager(stack: FaultHouse) -> None:
+def test_callbacks_outlive_the_log_manager(office: FaultHouse) -> None:
     """It dies while some were refused, others are to come, and jobs run."""
-    stack.worker(concurrency=2)
-    refused = stack.post(job("true", **stack.calling(500, 500, 200)))
-    stack.finish(refused)
-    until(lambda: bool(stack.postbox.of(refused)), "the receiver was called")
-    running = stack.post(job(ticking(2), **stack.calling()))
+    office.worker(concurrency=2)
+    refused = office.post(job("true", **office.calling(500, 500, 200)))
+    office.finish(refused)
+    until(lambda: bool(office.postbox.of(refused)), "the receiver was called")
+    running = office.post(job("echo ready\nsleep 2", **office.calling()))
 
-    stack.logs_manager.kill()
-    stack.finish(running)
-    dead = stack.post(job("true", **stack.calling()))
-    stack.finish(dead)
-    stack.start_logs()
+    office.logs_manager.kill()
+    office.finish(running)
+    dead = office.post(job("true", **office.calling()))
+    office.finish(dead)
+    office.start_logs()
 
     for job_id in (refused, running, dead):
-        until(lambda job_id=job_id: len(ends(stack, job_id)) == 2, "both were told of the end")
-    assert stack.lines(running)[0] == "ready"
+        until(lambda job_id=job_id: len(ends(office, job_id)) == 2, "both were told of the end")
+    assert office.lines(running)[0] == "ready"
 
 
 def ends(house: FaultHouse, job_id: str) -> set[str]:
