@@ -8,6 +8,7 @@ import signal
 import threading
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -240,6 +241,7 @@ def test_what_was_refused_while_nats_was_frozen_says_failed_and_cannot_be_claime
         announce(records)
         if records[0].state is JobState.QUEUED:
             os.kill(server.pid, signal.SIGSTOP)
+            until(lambda: Path(f"/proc/{server.pid}/stat").read_text().split()[2] == "T")
 
     monkeypatch.setattr(queue._events, "all_changed", announce_and_freeze)
     try:
