@@ -126,8 +126,9 @@ class JobQueue:
         try:
             with _told_to_the_client():
                 self._note_targets(jobs)
-                self._events.all_changed(records)
-                sequences = self._enqueue([(job, job.id) for job in jobs])
+                self._events.declare()
+                self._events.tell_listeners(records)
+                sequences = self._enqueue([(job, job.id) for job in jobs], records)
         except QueueError as error:
             self._refuse(records, error)
             raise
@@ -144,11 +145,10 @@ class JobQueue:
             if self._targets and (job.callback_url or job.status_callback_url):
                 self._targets.put(job.id, job.callback_url, job.status_callback_url)
 
-    def _enqueue(self, jobs: Iterable[tuple[Job, str]]) -> list[int]:
-        """Each with the id of its message."""
-        return self.broker.store(
-            [_message(job, self._body(job), message_id) for job, message_id in jobs]
-        )
+    def _enqueue(self, jobs: Iterable[tuple[Job, str]], records: Sequence[JobRecord]) -> list[int]:
+        """Each job with the id of its message; before them it is announced that they are queued."""
+        messages = [_message(job, self._body(job), message_id) for job, message_id in jobs]
+        return self.broker.store(messages, after=list(map(self._events.status, records)))
 
     def _body(self, job: Job) -> Mapping[str, Any]:
         """The job itself, or where it is stored."""
@@ -177,6 +177,7 @@ class JobQueue:
 
     def _refuse(self, records: Sequence[JobRecord], error: QueueError) -> None:
         """Nobody may run what has been refused; that must not keep the client waiting."""
+        self._events.doubt()
         reason = _REFUSALS.get(type(error), "the job could not be put on the queue")
         threading.Thread(target=self._withdraw, args=(records, reason), daemon=True).start()
 
@@ -232,8 +233,9 @@ class JobQueue:
             if record is None:
                 return None
             self._note_targets([job])
-            self._events.changed(record)
-            [sequence] = self._enqueue([(job, f"{job.id} {record.queued_at}")])
+            self._events.declare()
+            self._events.tell_listeners([record])
+            [sequence] = self._enqueue([(job, f"{job.id} {record.queued_at}")], [record])
             self.store.queued(record, sequence)
         return record.with_message(sequence)
 
