@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 from uuid import uuid4
 
-from flask import Blueprint, Request, request
+from flask import Blueprint, Request, Response, request
 from werkzeug.exceptions import BadRequest, HTTPException
 
 from app.auth import caller
@@ -21,6 +21,7 @@ from executors.errors import JobInvalid
 from executors.job import Job
 from executors.schema import load_job
 
+_ACCEPTED = '{"job_id":"%s","message":"Successfully enqueued job"}\n'
 _MAX_DIGITS = 30  # of a number that is still of interest
 
 
@@ -36,11 +37,11 @@ def build_blueprint(queue: Queue) -> Blueprint:
     blueprint = Blueprint("build", __name__)
 
     @blueprint.post("/build")
-    def build() -> dict[str, str]:
+    def build() -> Response:
         job = load_job(read_json(request, jobs=1), job_id=str(uuid4()))
         job = replace(job, submitted_by=caller().name)
         queue.put(job)
-        return {"job_id": job.id, "message": "Successfully enqueued job"}
+        return Response(_ACCEPTED % job.id, content_type="application/json")
 
     return blueprint
 
@@ -52,10 +53,10 @@ def read_json(request: Request, *, jobs: int) -> Any:
     """
     body = _read(request)
     charge(jobs)
-    if not _may_be_json(request.mimetype):
+    if request.content_type != "application/json" and not _may_be_json(request.mimetype):
         raise JobInvalid(_unexpected_type(request))
     try:
-        return json.loads(body.decode(), parse_int=_parse_int)
+        return _decode(body.decode())
     except UnicodeDecodeError as error:
         why = f"byte {error.start + 1} is not UTF-8"
     except json.JSONDecodeError as error:
@@ -70,7 +71,8 @@ def read_json(request: Request, *, jobs: int) -> Any:
 def _read(request: Request) -> bytes:
     try:
         body = request.get_data(cache=False)
-        request.stream.read(1)  # a chunked body is cut at the limit, and only this says so
+        if request.content_length is None:
+            request.stream.read(1)  # a chunked body is cut at the limit, and only this says so
         return body
     except HTTPException:
         raise
@@ -91,3 +93,6 @@ def _unexpected_type(request: Request) -> str:
 def _parse_int(digits: str) -> int | float:
     """Python refuses to convert the longest; as a float they are refused with their field."""
     return int(digits) if len(digits) <= _MAX_DIGITS else float("inf")
+
+
+_decode = json.JSONDecoder(parse_int=_parse_int).decode

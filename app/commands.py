@@ -24,6 +24,10 @@ WORKER_BROKER = "workers.main:setup"
 IMAGES_MODULE = "workers.images"
 CALLBACKS_MODULE = "app.logs.callbacks.main"
 
+WEB_WORKER = "app.server.worker.WholeRequestWorker"
+KEEP_ALIVE = 95
+"""Seconds that an idle client stays connected: longer than proxies (Traefik: 90) keep us open."""
+
 HAND_BACK_SECONDS = 30.0  # after its grace period, for a worker to hand back what it runs
 GRACEFUL_TIMEOUT = 30  # seconds that gunicorn gives its open requests when it stops
 
@@ -55,8 +59,9 @@ def logs_command(settings: CliSettings) -> Command:
 def web_command(
     app: str, *, bind: str, processes: int, threads: int, grace: int = GRACEFUL_TIMEOUT
 ) -> Command:
-    """`bind` is `HOST:PORT` or `fd://N`; `grace` in seconds."""
-    options = ["--worker-class", "gthread", "--workers", str(processes), "--threads", str(threads)]
+    """`bind` is `HOST:PORT` or `fd://N`; `threads`: the most of a process; `grace`: seconds."""
+    options = ["--worker-class", WEB_WORKER, "--workers", str(processes), "--threads", str(threads)]
+    options += ["--keep-alive", str(KEEP_ALIVE)]
     options += ["--bind", bind, "--graceful-timeout", str(grace)]
     if "control_socket_disable" in make_settings():  # newer versions open one in the home directory
         options.append("--no-control-socket")
@@ -75,7 +80,12 @@ def worker_command(settings: CliSettings) -> Command:
     options += ["--worker-shutdown-timeout", timeout_ms]
     return Command(
         argv=_python("dramatiq", WORKER_BROKER, *options),
-        env={"PYTHONPATH": str(ROOT), "dramatiq_queue_prefetch": threads},
+        env={
+            "PYTHONPATH": str(ROOT),
+            "dramatiq_queue_prefetch": threads,
+            "CONCURRENCY": threads,
+            "HADES_SHUTDOWN_TIMEOUT": f"{settings.shutdown_timeout:g}",
+        },
     )
 
 

@@ -175,6 +175,7 @@ def _environment(options: DevOptions, settings: CliSettings, choice: Choice) -> 
         shared["HADES_SANDBOX_HOST_FALLBACK"] = settings.host_fallback or "true"
     if options.private:
         shared.update(AUTH_KEY="", HADES_API_KEYS_FILE="", HADES_RATE_LIMIT="")
+        shared["HADES_WORKER_PORT"] = "0"
         shared["HADES_DATA_DIR"] = str(options.data_dir.resolve() / "sandbox")
     return shared
 
@@ -184,7 +185,7 @@ def _web(
 ) -> Program:
     """Served on a socket that is open already: who connects early waits, and is answered."""
     descriptor = listening.fileno()
-    command = web_command(app, bind=f"fd://{descriptor}", processes=1, threads=32, grace=_GRACE)
+    command = web_command(app, bind=f"fd://{descriptor}", processes=1, threads=64, grace=_GRACE)
     url = _url(listening) + path
     return Program(
         name=name,

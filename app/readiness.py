@@ -28,10 +28,10 @@ class Readiness:
 
     def away(self) -> list[str]:
         """Names of what does not answer."""
-        deadline = monotonic() + PATIENCE_SECONDS
+        now = monotonic()
         for check in self._checks.values():
-            check.begin()
-        return [name for name, check in self._checks.items() if not check.there(deadline)]
+            check.begin(now)
+        return [name for name, check in self._checks.items() if not check.there(now)]
 
 
 class _Check:
@@ -43,12 +43,12 @@ class _Check:
         self._asked_at = self._known_at = float("-inf")
         self._there = False
 
-    def begin(self) -> None:
+    def begin(self, now: float) -> None:
         """Ask, unless that is under way or was done a moment ago."""
         with self._changed:
-            if self._asking or self._is_fresh():
+            if self._asking or self._is_fresh(now):
                 return
-            self._asking, self._asked_at = True, monotonic()
+            self._asking, self._asked_at = True, now
         threading.Thread(target=self._ask, name=f"ready-{self._name}", daemon=True).start()
 
     def _ask(self) -> None:
@@ -62,16 +62,15 @@ class _Check:
             self._asking, self._there, self._known_at = False, there, monotonic()
             self._changed.notify_all()
 
-    def there(self, deadline: float) -> bool:
-        """What is known until then; an answer that takes longer is none."""
+    def there(self, now: float) -> bool:
+        """What a request that came now is told; an answer that takes longer is none."""
         with self._changed:
-            if self._asking:
-                deadline = min(deadline, self._asked_at + PATIENCE_SECONDS)
-            self._changed.wait_for(self._is_fresh, max(0.0, deadline - monotonic()))
-            return self._is_fresh() and self._there
+            deadline = min(now, self._asked_at) + PATIENCE_SECONDS if self._asking else now
+            self._changed.wait_for(lambda: self._is_fresh(now), max(0.0, deadline - monotonic()))
+            return self._is_fresh(now) and self._there
 
-    def _is_fresh(self) -> bool:
-        return monotonic() - self._known_at < FRESH_SECONDS
+    def _is_fresh(self, now: float) -> bool:
+        return now - self._known_at < FRESH_SECONDS
 
 
 def readiness_blueprint(readiness: Readiness) -> Blueprint:

@@ -18,8 +18,8 @@ from brokers.token_buckets import Rate
 
 T = TypeVar("T")
 
-API_THREADS = 32
-"""Requests that one process of the API answers at once."""
+API_THREADS = 128
+"""Requests that one process of the API may answer at once."""
 
 _PORTS = Range(1, 65_535)
 
@@ -44,9 +44,8 @@ class ApiSettings:
     `AUTH_KEY`, or need no key. None: any number. `HADES_RATE_LIMIT` and `HADES_RATE_BURST`."""
     debug: bool = False
     """Debug messages, when the variable is exactly `true`. `DEBUG`."""
-    max_body_bytes: int = 983_040
-    """The longest request body. The default, 960 KiB, leaves room for what a job carries when it
-    travels as one message of NATS' 1 MiB. `HADES_MAX_BODY_BYTES`."""
+    max_body_bytes: int = 8 * 1024 * 1024
+    """The longest request body, 8 MiB. `HADES_MAX_BODY_BYTES`."""
     index_dir: Path = field(default_factory=_index_dir)
     """Where the index of jobs lies, a directory of this user's alone that all API processes of the
     machine share. `HADES_INDEX_DIR`."""

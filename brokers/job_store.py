@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from time import monotonic
 
 from brokers import subjects, transitions
-from brokers.nats.buckets import PATIENCE, Bucket
+from brokers.nats.buckets import PATIENCE, Bucket, Key
 from brokers.nats.connection import NatsConnection
 from brokers.nats.errors import RevisionConflict
 from brokers.records import JobRecord, StepRecord, utc_now
@@ -52,11 +52,20 @@ def _readily(record: JobRecord) -> None:
 
 
 class JobStore:
-    """All records. `patience` is how long, in seconds, it waits for NATS to come back."""
+    """All records. `patience` is how long, in seconds, it waits for NATS to come back.
+
+    `describe` makes the record of a job that a worker claims before it was recorded.
+    """
 
     def __init__(
-        self, connection: NatsConnection, *, max_age: float, patience: float = PATIENCE
+        self,
+        connection: NatsConnection,
+        *,
+        max_age: float,
+        patience: float = PATIENCE,
+        describe: Callable[[Job], JobRecord] = JobRecord.of,
     ) -> None:
+        self._describe = describe
         self._bucket = Bucket(connection, subjects.RECORD_BUCKET, max_age=max_age, history=HISTORY)
         self._patience = patience
 
@@ -90,11 +99,12 @@ class JobStore:
         except RevisionConflict:
             return
 
-    def create_many(self, records: Sequence[JobRecord]) -> None:
-        """`create` for many, in far less time."""
-        self._bucket.create_many(
-            [(record.id, _encoded(record)) for record in records], patience=self._patience
-        )
+    def create_many(
+        self, records: Sequence[JobRecord], beside: Sequence[tuple[Bucket, Key, bytes]] = ()
+    ) -> None:
+        """`create` for many, in far less time, and whatever else is to be stored with them."""
+        items = [(self._bucket, record.id, _encoded(record)) for record in records]
+        self._bucket.create_together([*beside, *items], patience=self._patience)
 
     def withdraw(self, record: JobRecord, reason: str) -> JobRecord | None:
         """Fail a job that was refused, whether it reached the queue or not; None: it runs."""
@@ -141,7 +151,7 @@ class JobStore:
         """
 
         def begin(there: JobRecord | None) -> JobRecord | None:
-            record = there or JobRecord.of(job)
+            record = there or self._describe(job)
             if record.state is JobState.RUNNING:
                 take_over(record)
             return transitions.claimed(record, worker, queue_seq=queue_seq, now=utc_now())

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Literal
 
 from brokers import subjects
-from brokers.nats.buckets import PATIENCE, Bucket
+from brokers.nats.buckets import PATIENCE, Bucket, Key
 from brokers.nats.connection import NatsConnection
 
 PIECE = 512 * 1024
@@ -28,19 +28,12 @@ class PayloadStore:
         self._patience = patience
 
     def put(self, job_id: str, kind: Kind, data: bytes) -> None:
-        """Store all of it. The last piece is written last: what has it is complete."""
-        self.put_many([(job_id, kind, data)])
+        """Store all of it; what is there already stays."""
+        self._bucket.create_together(self.pieces(job_id, kind, data), patience=self._patience)
 
-    def put_many(self, payloads: list[tuple[str, Kind, bytes]]) -> None:
-        """`put` for many, in far less time. What is there already stays."""
-        self._bucket.create_many(
-            [
-                ((job_id, kind, name), piece)
-                for job_id, kind, data in payloads
-                for name, piece in _pieces(data)
-            ],
-            patience=self._patience,
-        )
+    def pieces(self, job_id: str, kind: Kind, data: bytes) -> list[tuple[Bucket, Key, bytes]]:
+        """What is to be stored of it, where: for those who store something else along with it."""
+        return [(self._bucket, (job_id, kind, name), piece) for name, piece in _pieces(data)]
 
     def get(self, job_id: str, kind: Kind) -> bytes | None:
         """None: it was never stored, or is gone."""

@@ -20,6 +20,7 @@ from dramatiq.errors import BrokerConnectionError, BrokerError
 from brokers import subjects
 from brokers.callbacks.queue import open_callbacks
 from brokers.callbacks.targets import CallbackTargets
+from brokers.combining import Combining
 from brokers.control import Control
 from brokers.events import Events
 from brokers.job_store import JobStore
@@ -41,6 +42,9 @@ _REFUSALS: dict[type[QueueError], str] = {
     JobTooLarge: "the job does not fit into one message",
     JobQueueFull: "the queue is full",
 }
+
+MAX_COMBINED = 64 * 1024
+"""Bytes of a job that may share the way to NATS, and its end, with others that come at once."""
 
 Redact = Callable[[Job], dict[str, Any]]
 """A job as `Job.to_dict` has it, without its secrets."""
@@ -95,6 +99,7 @@ class JobQueue:
         self._redact = redact
         self._targets = targets
         self._control = Control(broker.connection)
+        self._put_combined = Combining(self.put_many)
         self._closed = False
 
     # Submitting
@@ -106,7 +111,8 @@ class JobQueue:
         NATS has the message and only its answer was lost: the record says Failed as soon as NATS is
         back.
         """
-        return self.put_many([job])[0]
+        alone = _size_at_most(job) > MAX_COMBINED or job.callback_url or job.status_callback_url
+        return self.put_many([job])[0] if alone else self._put_combined(job)
 
     def put_many(self, jobs: Sequence[Job]) -> list[JobRecord]:
         """`put` for many, in far less time: all of them are accepted, or none."""
@@ -120,8 +126,9 @@ class JobQueue:
         try:
             with _told_to_the_client():
                 self._note_targets(jobs)
-                self._events.all_changed(records)
-                sequences = self._enqueue([(job, job.id) for job in jobs])
+                self._events.declare()
+                self._events.tell_listeners(records)
+                sequences = self._enqueue([(job, job.id) for job in jobs], records)
         except QueueError as error:
             self._refuse(records, error)
             raise
@@ -138,18 +145,17 @@ class JobQueue:
             if self._targets and (job.callback_url or job.status_callback_url):
                 self._targets.put(job.id, job.callback_url, job.status_callback_url)
 
-    def _enqueue(self, jobs: Iterable[tuple[Job, str]]) -> list[int]:
-        """Each with the id of its message."""
-        return self.broker.store(
-            [_message(job, self._body(job), message_id) for job, message_id in jobs]
-        )
+    def _enqueue(self, jobs: Iterable[tuple[Job, str]], records: Sequence[JobRecord]) -> list[int]:
+        """Each job with the id of its message; before them it is announced that they are queued."""
+        messages = [_message(job, self._body(job), message_id) for job, message_id in jobs]
+        return self.broker.store(messages, after=list(map(self._events.status, records)))
 
     def _body(self, job: Job) -> Mapping[str, Any]:
         """The job itself, or where it is stored."""
         body = job.to_dict()
         if _size_at_most(job) <= MAX_CARRIED:
             return body
-        encoded = json.dumps(body, ensure_ascii=False).encode()
+        encoded = _json(body)
         if len(encoded) <= MAX_CARRIED:
             return body
         self._payloads.put(job.id, "whole", encoded)
@@ -158,18 +164,20 @@ class JobQueue:
     def _record(self, records: Sequence[JobRecord], shown: Sequence[Mapping[str, Any]]) -> None:
         """The jobs are on the queue: nothing that fails here makes them undone."""
         try:
-            self._payloads.put_many(
+            self.store.create_many(
+                records,
                 [
-                    (record.id, "shown", json.dumps(job, ensure_ascii=False).encode())
-                    for record, job in zip(records, shown, strict=True)
-                ]
+                    piece
+                    for job in shown
+                    for piece in self._payloads.pieces(job["id"], "shown", _json(job))
+                ],
             )
-            self.store.create_many(records)
         except BrokerError:
             log.warning("jobs are queued, but not recorded before they run", exc_info=True)
 
     def _refuse(self, records: Sequence[JobRecord], error: QueueError) -> None:
         """Nobody may run what has been refused; that must not keep the client waiting."""
+        self._events.doubt()
         reason = _REFUSALS.get(type(error), "the job could not be put on the queue")
         threading.Thread(target=self._withdraw, args=(records, reason), daemon=True).start()
 
@@ -194,13 +202,22 @@ class JobQueue:
         return record
 
     def _tell_end(self, record: JobRecord | None) -> None:
-        """Of a job that no worker ends. Its message, with its secrets, goes last."""
+        """Of a job that no worker ends. Its message, with its secrets, goes last.
+
+        One that runs is told of as well, but who runs it has the last word, and the message.
+        """
         if record is None:
             return
-        self._events.ended(record)
+        runs = bool(record.started_at)
+        self._events.ended(record, log_complete=not runs)
         self._payloads.delete(record.id, "whole")
-        if record.queue_seq and not record.started_at:
+        if record.queue_seq and not runs:
             self.broker.remove(record.queue_seq)
+
+    def without_secrets(self, job: Job) -> dict[str, Any]:
+        """What may be shown of it, in plain JSON types."""
+        shown: dict[str, Any] = json.loads(_json(self._redact(job)))
+        return shown
 
     def shown(self, job_id: str) -> dict[str, Any] | None:
         """The job as it was submitted, without its secrets; None: it is not known (any more)."""
@@ -216,8 +233,9 @@ class JobQueue:
             if record is None:
                 return None
             self._note_targets([job])
-            self._events.changed(record)
-            [sequence] = self._enqueue([(job, f"{job.id} {record.queued_at}")])
+            self._events.declare()
+            self._events.tell_listeners([record])
+            [sequence] = self._enqueue([(job, f"{job.id} {record.queued_at}")], [record])
             self.store.queued(record, sequence)
         return record.with_message(sequence)
 
@@ -234,6 +252,10 @@ class JobQueue:
         self._events.close()
         self.broker.close()
         self.broker.connection.close()
+
+
+def _json(body: Mapping[str, Any]) -> bytes:
+    return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def _size_at_most(job: Job) -> int:

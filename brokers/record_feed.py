@@ -121,7 +121,7 @@ class Tail:
         return checked(self._line.ask(subject, json.dumps(request).encode()))
 
     def next(self, timeout: float) -> list[Change]:
-        """What has come; empty after `timeout` seconds of silence.
+        """What has come; empty after `timeout` seconds of silence, or when a pull has ended.
 
         Raises ConnectionClosed when the server or the consumer is gone.
         """

@@ -7,7 +7,7 @@ itself, so its revisions are the job's history.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from itertools import islice
@@ -117,7 +117,12 @@ class JobRecord:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; `from_dict` is the inverse."""
-        return asdict(self)
+        return {
+            **_fields(self),
+            "metadata": dict(self.metadata),
+            "step_names": list(self.step_names),
+            "steps": [_fields(step) for step in self.steps],
+        }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> JobRecord:
@@ -127,6 +132,11 @@ class JobRecord:
         known["step_names"] = tuple(known.get("step_names", ()))
         known["steps"] = tuple(map(_step_of, known.get("steps", ())))
         return cls(**known)
+
+
+def _fields(record: JobRecord | StepRecord) -> dict[str, Any]:
+    """`asdict` copies everything, in a hundred microseconds."""
+    return {name: getattr(record, name) for name in record.__slots__}
 
 
 def _cut(text: str) -> str:

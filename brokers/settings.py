@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ssl
 from dataclasses import dataclass
-from datetime import timedelta
 
 from environs import Env
 from marshmallow.validate import Range
@@ -30,7 +29,7 @@ class NatsSettings:
     """Attempts of a job whose workers are lost, before it fails for good. `NATS_MAX_DELIVER`."""
     record_max_age: float = 30 * 86_400.0
     """Seconds that a job's record is kept after its last change. `HADES_RECORD_RETENTION`."""
-    log_max_age: float = 86_400.0
+    log_max_age: float = 2 * 86_400.0
     """Seconds that logs, states and results stay in their streams. `HADES_LOG_RETENTION`."""
     max_queued_jobs: int = 100_000
     """Jobs that may wait or run when another one is submitted; 0: any number. The bound is kept by
@@ -47,7 +46,7 @@ class NatsSettings:
             ack_wait=_seconds(env, "NATS_ACK_WAIT", 30.0),
             max_deliver=env.int("NATS_MAX_DELIVER", 3),
             record_max_age=_seconds(env, "HADES_RECORD_RETENTION", 30 * 86_400.0),
-            log_max_age=_seconds(env, "HADES_LOG_RETENTION", 86_400.0),
+            log_max_age=_seconds(env, "HADES_LOG_RETENTION", 2 * 86_400.0),
             max_queued_jobs=_count(env, "HADES_MAX_QUEUED_JOBS", 100_000),
         )
 
@@ -70,4 +69,6 @@ def _count(env: Env, variable: str, default: int) -> int:
 
 def _seconds(env: Env, variable: str, default: float) -> float:
     """A duration, written `90`, `90s`, `1m` or `12h`."""
-    return env.timedelta(variable, timedelta(seconds=default)).total_seconds()
+    if not env.str(variable, ""):
+        return default
+    return env.timedelta(variable).total_seconds()

@@ -17,6 +17,8 @@ from executors.job import Job
 from executors.opaque import hide_opaque, is_opaque
 from executors.secrets import MASK, is_secret_key, masked, secrets_of, worth_hiding
 
+__all__ = ["MASK", "MOST_SEARCHED", "RedactMode", "Redactor"]
+
 MOST_SEARCHED = 1_000_000_000
 """Characters that secrets are looked for in, over all secrets of a job. Beyond, all texts are
 masked as a whole."""

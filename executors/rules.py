@@ -169,6 +169,8 @@ def _step_limits(path: str, step: Shaped) -> Iterator[Problem]:
 
 def _environment(path: str, metadata: Mapping[str, str]) -> Iterator[Problem]:
     for name, value in metadata.items():
+        if _plain_entry(name, value):
+            continue
         own = name_path(path, name)
         if not name or "=" in name:
             yield _on(own, "has a name that is empty or contains =")
@@ -176,11 +178,23 @@ def _environment(path: str, metadata: Mapping[str, str]) -> Iterator[Problem]:
         yield from _string(own, value, taken=_size(name) + len("="))
 
 
+def _plain_entry(name: str, value: str) -> bool:
+    """Nothing is wrong with most of them: so what is wrong is only looked for in the others."""
+    fits = len(name) + len("=") + len(value) <= MAX_STRING
+    return fits and bool(name) and "=" not in name and _plain(name) and _plain(value)
+
+
 def _string(path: str, text: str, *, taken: int = 0) -> Iterator[Problem]:
     """`taken`: bytes of the kernel's limit that are not for `text`."""
+    if _plain(text) and len(text) + taken <= MAX_STRING:
+        return
     yield from _characters(path, text)
     if _size(text) + taken > MAX_STRING:
         yield _on(path, f"is too large: the limit is {MAX_STRING - taken} bytes")
+
+
+def _plain(text: str) -> bool:
+    return text.isascii() and "\0" not in text
 
 
 def _characters(path: str, text: str) -> Iterator[Problem]:

@@ -16,6 +16,7 @@ from marshmallow import EXCLUDE, Schema, ValidationError, fields, post_load, pre
 
 from executors.errors import JobInvalid
 from executors.job import Job, Priority, Retry, RetryOn, Step
+from executors.quick_shapes import PLAIN_FIELDS, QuickShape, Taker, Unusual
 from executors.rules import Problem, limits, name_path, parse_size, seed_rules
 from executors.values import Ends, Environment, Flag, Number, Pause, Retries, Text, Time, Uuid
 
@@ -31,17 +32,22 @@ def load_job(data: object, *, job_id: str) -> Job:
     """The job that `data`, decoded JSON, describes. Raises JobInvalid, with the fields' paths."""
     if not isinstance(data, Mapping):
         raise JobInvalid("Invalid JSON body: expected an object")
-    try:
-        shaped: dict[str, Any] = _SHAPE.load(data)
-    except ValidationError as error:
-        _refuse("Invalid JSON body", list(_flatten("", error.messages)))
-        raise
+    shaped = _QUICK.load(data) or _shaped(data)
     for first in seed_rules(shaped):
         told = first.text if first.path in first.text else f"{first.text} ({first.path})"
         raise JobInvalid(told, first.path)
     _refuse("Invalid request payload", list(limits(shaped)))
     steps = tuple(_step(step) for step in shaped["steps"])
     return Job(**{**shaped, "id": job_id, "steps": steps})
+
+
+def _shaped(data: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        shaped: dict[str, Any] = _SHAPE.load(data)
+    except ValidationError as error:
+        _refuse("Invalid JSON body", list(_flatten("", error.messages)))
+        raise
+    return shaped
 
 
 def _step(shaped: Mapping[str, Any]) -> Step:
@@ -150,3 +156,20 @@ class _JobShape(_Object):
 
 
 _SHAPE = _JobShape()  # holds nothing of what it loads: one serves all threads
+
+
+# --- the same for what is ordinary, quickly ------------------------------------------------------
+
+
+def _quick_steps(_: object) -> Taker:
+    def take(value: Any) -> list[Any]:
+        if type(value) is not list or len(value) > MAX_STEPS:
+            raise Unusual
+        return [_QUICK_STEP.take(step) for step in value]
+
+    return take
+
+
+_QUICK_FIELDS = {**PLAIN_FIELDS, _Steps: _quick_steps}
+_QUICK_STEP = QuickShape(_StepShape(), _QUICK_FIELDS)
+_QUICK = QuickShape(_SHAPE, _QUICK_FIELDS)

@@ -21,7 +21,7 @@ from time import monotonic
 from typing import Protocol
 
 from executors.base import Sink, StepResult, TimeLimit, Workspace
-from executors.errors import ImageUnavailable, StepRefused
+from executors.errors import ImageUnavailable, StepRefused, Stopped
 from executors.job import Job, Step
 from executors.logs import LineSink, LogBatcher
 from executors.redact import MaskingSink, mask
@@ -84,6 +84,9 @@ class StepLogs:
             if result.reason:
                 sink.say(f"hades: {result.reason}")
             return result
+        except Stopped:
+            sink.say("hades: stopped")
+            raise
         finally:
             sink.close()
 

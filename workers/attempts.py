@@ -58,6 +58,8 @@ class Attempts:
     @contextmanager
     def running(self, lease: Lease) -> Iterator[Running]:
         """For as long as this process holds the lease."""
+        if earlier := self._running.get(lease.job_id):
+            earlier.stop(StopCause.LOST)
         attempt = self._running[lease.job_id] = Running(lease)
         if self._draining:
             attempt.stop(StopCause.DRAINED)

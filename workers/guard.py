@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from brokers.nats import NatsBroker
 from executors.base import Executor
-from executors.errors import ExecutorError, ExecutorUnavailable
+from executors.errors import ExecutorError
 
 CHECK_SECONDS = 5.0
 """Between two questions to the executor."""
@@ -29,8 +29,8 @@ class Guard:
         self._broker = broker
         self._executor = executor
         self._told = told
-        self._doubt = threading.Event()
-        self._stopped = False
+        self._stopped = threading.Event()
+        self._asking = threading.Lock()
         self.reason = ""
         """Why the worker is paused; empty: it is not."""
 
@@ -41,33 +41,32 @@ class Guard:
 
     def stop(self) -> None:
         """Ask no more."""
-        self._stopped = True
-        self._doubt.set()
+        self._stopped.set()
 
-    def unavailable(self, error: ExecutorUnavailable) -> None:
-        """A job could not be run here."""
-        self._pause(str(error))
-        self._doubt.set()
+    def agrees(self) -> bool:
+        """Whether the machine is to blame for a job that could not be run: then there is a pause.
+
+        Otherwise it may be the job itself, like one whose image is larger than the disk.
+        """
+        return not self._ask()
 
     def _watch(self) -> None:
-        while not self._stopped:
-            self._doubt.wait(CHECK_SECONDS)
-            if self._doubt.is_set() and not self._stopped:
-                self._doubt.clear()
-                self._doubt.wait(CHECK_SECONDS)  # what has just failed is left alone for a while
-            if not self._stopped:
-                self._ask()
+        while not self._stopped.wait(CHECK_SECONDS):
+            self._ask()
 
-    def _ask(self) -> None:
-        try:
-            self._executor.check()
-        except ExecutorError as error:
-            self._pause(str(error))
-        except Exception as error:
-            log.exception("the executor could not be asked whether it can run jobs")
-            self._pause(f"{type(error).__name__}: {error}")
-        else:
-            self._resume()
+    def _ask(self) -> bool:
+        """Whether jobs can be run here."""
+        with self._asking:
+            try:
+                self._executor.check()
+            except ExecutorError as error:
+                self._pause(str(error))
+            except Exception as error:
+                log.exception("the executor could not be asked whether it can run jobs")
+                self._pause(f"{type(error).__name__}: {error}")
+            else:
+                self._resume()
+            return not self.reason
 
     def _pause(self, reason: str) -> None:
         if reason != self.reason:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from contextlib import suppress
 
 import dramatiq
 from environs import Env, EnvError
@@ -16,10 +17,13 @@ from brokers.nats import NatsBroker
 from brokers.nats.errors import ConnectionFailed
 from brokers.opening import open_broker
 from brokers.payloads import PayloadStore
+from brokers.records import JobRecord
 from brokers.settings import NatsSettings
 from brokers.worker_registry import WorkerRegistry, WorkerState
 from executors.base import Executor
-from executors.errors import HadesError
+from executors.errors import ExecutorUnavailable, HadesError
+from executors.redaction import Redactor
+from executors.redaction_settings import RedactionSettings
 from executors.registry import create_executor
 from executors.settings import ExecutorSettings
 from workers.actors import declare_run_job
@@ -62,7 +66,10 @@ def build(env: Env) -> NatsBroker:
     for room in ("brokers", "executors", "workers"):
         logging.getLogger(room).setLevel(logging.DEBUG if settings.debug else logging.INFO)
     executors = ExecutorSettings.from_env(env)
-    worker = Worker(create_executor(executors, worker=settings.name), settings, nats)
+    executor = create_executor(executors, worker=settings.name)
+    with suppress(ExecutorUnavailable):  # the guard will say so; but here is no other thread yet
+        executor.check()
+    worker = Worker(executor, settings, nats, RedactionSettings.from_env(env).redactor())
     worker.declare(pull_timeout=executors.pull_timeout)
     return worker.broker
 
@@ -71,7 +78,12 @@ class Worker:
     """Everything that one process is made of."""
 
     def __init__(
-        self, executor: Executor, settings: WorkerSettings, nats: NatsSettings, **options: object
+        self,
+        executor: Executor,
+        settings: WorkerSettings,
+        nats: NatsSettings,
+        redactor: Redactor,
+        **options: object,
     ) -> None:
         """`options` are for the broker."""
         self.executor = executor
@@ -79,7 +91,12 @@ class Worker:
         self.nats = nats
         self.connection = nats.connect()
         self.attempts = Attempts()
-        self.store = JobStore(self.connection, max_age=nats.record_max_age, patience=FOREVER)
+        self.store = JobStore(
+            self.connection,
+            max_age=nats.record_max_age,
+            patience=FOREVER,
+            describe=lambda job: JobRecord.of(job, redactor.job(job)["metadata"]),
+        )
         self.broker = open_broker(nats, self.connection, middleware=[], **options)
         self.guard = Guard(self.broker, executor, told=self._tell)
         self.drain = Drain(self.attempts, grace=settings.grace)
@@ -114,7 +131,7 @@ class Worker:
             self.attempts,
             worker=self.settings.name,
             max_attempts=self.nats.max_deliver,
-            unavailable=self.guard.unavailable,
+            machine_is_broken=self.guard.agrees,
         )
         watcher = Watcher(self.store, control, self.attempts, self.settings.name)
         attendants: list[Attendant] = [self.guard, watcher, Reaper(self.executor), self.presence]

@@ -54,7 +54,7 @@ class ExecutorMiddleware(Middleware):
 
     The actor asks `attempt()` for what it is to run. When the machine failed, the message stays on
     the queue for a later attempt, `max_attempts` times at most; the same bound holds for jobs
-    whose workers were lost. `unavailable` is told when the machine can run no job at all.
+    whose workers were lost. What `machine_is_broken` says is to blame is not counted.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class ExecutorMiddleware(Middleware):
         *,
         worker: str,
         max_attempts: int,
-        unavailable: Callable[[ExecutorUnavailable], None] | None = None,
+        machine_is_broken: Callable[[], bool],
     ) -> None:
         self.attempts = attempts
         self._executor = executor
@@ -78,7 +78,7 @@ class ExecutorMiddleware(Middleware):
         self._runner = runner
         self._worker = worker
         self._max_attempts = max_attempts
-        self._unavailable = unavailable
+        self._machine_is_broken = machine_is_broken
         self._here = threading.local()
 
     def attempt(self) -> Attempt:
@@ -204,7 +204,7 @@ class ExecutorMiddleware(Middleware):
         try:
             if cause is StopCause.LOST or isinstance(error, AttemptLost):
                 self._lost(message, visit)
-            elif cause is StopCause.DRAINED or isinstance(error, ExecutorUnavailable):
+            elif cause is StopCause.DRAINED or self._is_machines_fault(error):
                 self._hand_back(message, visit.lease, HandBack.DRAINED, 0.0)
             elif isinstance(error, Again):
                 self._hand_back(message, visit.lease, HandBack.RETRY, error.pause, str(error))
@@ -212,8 +212,9 @@ class ExecutorMiddleware(Middleware):
                 self._machine_failed(message, visit, error)
         except AttemptLost:
             self._lost(message, visit)
-        if isinstance(error, ExecutorUnavailable) and self._unavailable:
-            self._unavailable(error)
+
+    def _is_machines_fault(self, error: BaseException) -> bool:
+        return isinstance(error, ExecutorUnavailable) and self._machine_is_broken()
 
     def _lost(self, message: NatsMessage, visit: _Visit) -> None:
         """Somebody else has the job, or it is over."""

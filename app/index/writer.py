@@ -15,17 +15,21 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 
 from app.index import database
 from app.index.table import JobTable
 from brokers.nats.errors import BrokerError
-from brokers.record_feed import RecordFeed
+from brokers.record_feed import Change, RecordFeed
 
 LOCK_SECONDS = 0.25
 """How often a process without the lock tries to get it."""
 RETRY_SECONDS = 0.25
 PRUNE_SECONDS = 60.0
+BREATH_SECONDS = 0.01
+"""Between two transactions, while changes come one by one: together they cost far less."""
+FEW = 32
+"""Changes at once; where more come, the writer is behind and does not wait."""
 LISTEN_SECONDS = 0.2
 """How long a closing writer may still wait for changes."""
 
@@ -92,12 +96,18 @@ class IndexWriter:
                 table.prune(state.first)
                 pruned = monotonic()
                 while not self._stopped.is_set() and _is_there(self._path, number):
-                    table.apply(tail.next(LISTEN_SECONDS))
+                    self._apply(table, tail.next(LISTEN_SECONDS))
                     if monotonic() - pruned > PRUNE_SECONDS:
                         table.prune(self._feed.state().first)
                         pruned = monotonic()
         finally:
             connection.close()
+
+    def _apply(self, table: JobTable, changes: list[Change]) -> None:
+        if changes:
+            table.apply(changes)
+            if len(changes) < FEW:
+                sleep(BREATH_SECONDS)
 
 
 @contextmanager

@@ -19,14 +19,13 @@ from app.v1.problems import Refused
 from app.v1.services import Services
 from brokers.records import JobRecord
 from executors.job import Job, JobState
+from executors.redaction import MASK
 from executors.schema import load_job
 
 REASON = "stopped by request"
 CATCH_UP_SECONDS = 5.0
 AT_ONCE = 8
 """Jobs of one request that are being stopped at the same time."""
-MASK = "••••••"
-"""What stands for a secret in a job that is shown."""
 
 
 def add_control(blueprint: Blueprint, services: Services) -> None:
@@ -87,7 +86,9 @@ def _again(services: Services, record: JobRecord) -> Job:
     shown = services.queue.shown(record.id)
     if request.content_length or request.headers.get("Transfer-Encoding"):
         job = load_job(read_body(jobs=0), job_id=record.id)
-        if differing := _differences(record, job):
+        given = services.queue.without_secrets(replace(job, submitted_by=record.submitted_by))
+        differing = _differences(record, job) if shown is None else [*_unlike("", shown, given)]
+        if differing:
             raise Refused(problems.another_job(differing))
         return job
     if shown is None:
@@ -98,7 +99,7 @@ def _again(services: Services, record: JobRecord) -> Job:
 
 
 def _differences(record: JobRecord, job: Job) -> list[str]:
-    """Fields by which the job sent is not the one that the record is about."""
+    """Fields by which the job sent is not the one that the record is about; it says little."""
     found = ["name"] if job.name != record.name else []
     if len(job.steps) != len(record.steps):
         return [*found, "steps"]
@@ -107,6 +108,18 @@ def _differences(record: JobRecord, job: Job) -> list[str]:
         for index, (step, before) in enumerate(zip(job.steps, record.steps, strict=True))
         if step.image != before.image
     ]
+
+
+def _unlike(path: str, before: Any, now: Any) -> Iterator[str]:
+    """Paths of fields that are not what they were. Of what was masked, nothing is known."""
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        for key in before.keys() | now.keys():
+            yield from _unlike(f"{path}.{key}" if path else str(key), before.get(key), now.get(key))
+    elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        for index, (old, new) in enumerate(zip(before, now, strict=True)):
+            yield from _unlike(f"{path}[{index}]", old, new)
+    elif before != now:
+        yield path
 
 
 def _masked(path: str, value: Any) -> Iterator[str]:

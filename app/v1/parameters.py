@@ -127,8 +127,8 @@ def filter_in_body(body: Any) -> Filter:
 
 def _text(body: Mapping[str, Any], name: str) -> str | None:
     value = body.get(name)
-    if value is not None and not isinstance(value, str):
-        raise refuse(name, "must be a string")
+    if value is not None and not (isinstance(value, str) and value.isprintable()):
+        raise refuse(name, "must be a string of printable characters")
     return value
 
 

@@ -29,6 +29,9 @@ class Queue(Protocol):
     def retry(self, job: Job) -> JobRecord | None:
         """None: it is not over, or not known."""
 
+    def without_secrets(self, job: Job) -> dict[str, Any]:
+        """What may be shown of it."""
+
     def shown(self, job_id: str) -> dict[str, Any] | None:
         """The job as it was submitted, without its secrets."""
 

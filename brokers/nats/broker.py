@@ -9,13 +9,14 @@ from typing import Any, Literal, Unpack
 
 from dramatiq import Message
 from dramatiq.broker import Broker
-from dramatiq.common import current_millis, dq_name, q_name
+from dramatiq.common import dq_name, q_name
 from dramatiq.errors import QueueJoinTimeout, QueueNotFound
 from dramatiq.middleware import Middleware
 
 from .connection import NatsConnection
 from .consumer import NatsConsumer
 from .dead_letters import DeadLetters
+from .envelopes import Envelopes
 from .errors import ConnectionClosed
 from .forks import Ids
 from .held import NAK, Held
@@ -32,8 +33,6 @@ from .window import Window
 
 ENQUEUE_PATIENCE = 10.0
 """Seconds that `enqueue` waits for NATS to come back before it gives up."""
-SCHEDULE_MIN_MS = 1_000
-"""A shorter delay travels as `eta` on the lane: the server's schedules are no finer than 250 ms."""
 JOIN_POLL_SECONDS = 0.05
 MIN_ACK_WAIT = 0.3
 MAX_PRIORITY = 9
@@ -119,6 +118,13 @@ class NatsBroker(Broker):
             Window(self.connection, self.declare_now, size=window) if confirm == "window" else None
         )
         self._ids = Ids()
+        self._envelopes = Envelopes(
+            self.names,
+            self._ids,
+            self.actors,
+            max_priority=self.max_priority,
+            schedules=lambda: self._queues.abilities().schedules,
+        )
         self._declared: set[str] = set()
         self.held = Held(self.connection.open_wire, ack_wait)
         self.consumers: set[NatsConsumer] = set()
@@ -130,7 +136,7 @@ class NatsBroker(Broker):
             self._queues,
             self.names,
             ttl=dead_message_ttl,
-            lane_of=self._lane_of,
+            lane_of=self._envelopes.lane_of,
         )
         self._lifecycle = Lifecycle(self)
         self.add_middleware(self._lifecycle)
@@ -219,16 +225,20 @@ class NatsBroker(Broker):
         self.emit_after("enqueue", message, delay)
         return message
 
-    def store(self, messages: Iterable[Message[Any]]) -> list[int]:
+    def store(
+        self, messages: Iterable[Message[Any]], after: Sequence[Publication] = ()
+    ) -> list[int]:
         """`enqueue`, idempotent and confirmed; the messages' numbers in the stream, for `remove`.
 
-        A message that is there already has the number that it had.
+        A message that is there already has the number that it had. `after` is sent before them, in
+        the same go; nobody receives the messages before that is on its way to its own stream.
         """
         prepared = [self._prepare(message, None, True) for message in messages]
-        sequences = self._publisher.publish_many([pub for _, pub in prepared], ENQUEUE_PATIENCE)
+        publications = [*after, *(publication for _, publication in prepared)]
+        sequences = self._publisher.publish_many(publications, ENQUEUE_PATIENCE)
         for message, _ in prepared:
             self.emit_after("enqueue", message, None)
-        return sequences
+        return sequences[len(after) :]
 
     def remove(self, sequence: int) -> bool:
         """Erase one message of any queue; whether it was there. Who holds it may go on."""
@@ -277,47 +287,14 @@ class NatsBroker(Broker):
             raise ConnectionClosed("the broker is closed")
         queue_name = q_name(message.queue_name)
         self.declare_queue(queue_name)
-        message = self._with_eta(message, queue_name, delay)
+        message = self._envelopes.with_eta(message, queue_name, delay)
         self.emit_before("enqueue", message, delay)
         if queue_name not in self._declared:
             self.declare_now(queue_name)
         if self._limit is not None:
             self._limit.admit(queue_name)
         message_id = f"={message.message_id}" if idempotent else self._ids.next()
-        return message, self._publication(message, queue_name, delay, message_id)
-
-    def _with_eta(
-        self, message: Message[Any], queue_name: str, delay: float | None
-    ) -> Message[Any]:
-        """One that the worker is to delay says until when."""
-        if delay is None or delay <= 0:
-            return message if isinstance(message, Message) else message.copy()
-        eta = {"eta": current_millis() + int(delay)}
-        if delay < SCHEDULE_MIN_MS:
-            return message.copy(options=eta)
-        if self._queues.abilities().schedules:
-            return message.copy()
-        return message.copy(queue_name=dq_name(queue_name), options=eta)
-
-    def _publication(
-        self, message: Message[Any], queue_name: str, delay: float | None, message_id: str
-    ) -> Publication:
-        subject, headers = self.names.lane(queue_name, self._lane_of(message)), {}
-        if message.queue_name != queue_name:
-            subject = self.names.waiting(queue_name)
-        elif delay is not None and delay >= SCHEDULE_MIN_MS:
-            headers = {
-                "Nats-Schedule": f"@at {_rfc3339(time.time() + delay / 1000)}",
-                "Nats-Schedule-Target": subject,
-            }
-            subject = self.names.scheduled(queue_name, self._ids.next())
-        return Publication.of(subject, headers, message.encode(), message_id)
-
-    def _lane_of(self, message: Message[Any]) -> int:
-        priority = message.options.get("broker_priority")
-        if priority is None and message.actor_name in self.actors:
-            priority = self.actors[message.actor_name].options.get("broker_priority")
-        return max(0, min(int(priority or 0), self.max_priority))
+        return message, self._envelopes.publication(message, queue_name, delay, message_id)
 
     # Receiving
 
@@ -459,8 +436,3 @@ def _check(ack_wait: float, max_priority: int | None, confirm: str) -> None:
         raise ValueError(f"max_priority must be between 0 and {MAX_PRIORITY}")
     if confirm not in ("sync", "window"):
         raise ValueError('confirm must be "sync" or "window"')
-
-
-def _rfc3339(timestamp: float) -> str:
-    whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(timestamp))
-    return f"{whole}.{int(timestamp % 1 * 1000):03d}Z"

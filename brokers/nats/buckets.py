@@ -180,17 +180,19 @@ class Bucket:
 
         After an error some may be stored. Raises MessageTooLarge.
         """
-        for start in range(0, len(items), _AT_ONCE):
-            batch = items[start : start + _AT_ONCE]
-            self.patiently(lambda line, batch=batch: self._create_all(line, batch), patience)  # type: ignore[misc]
+        self.create_together([(self, key, value) for key, value in items], patience=patience)
 
-    def _create_all(self, line: Line, items: Sequence[tuple[Key, bytes]]) -> None:
-        """Again does no harm: what an earlier attempt has stored is there."""
+    def create_together(
+        self, items: Sequence[tuple[Bucket, Key, bytes]], *, patience: float = PATIENCE
+    ) -> None:
+        """The same for values of several buckets of one connection, at the price of one."""
+        for bucket in {bucket for bucket, _, _ in items}:
+            bucket.declare(patience)
         headers = expecting(0)
-        questions = [(self.subject(key), value, headers) for key, value in items]
-        for answer in line.ask_all(questions):
-            with suppress(RevisionConflict):
-                checked(answer)
+        questions = [(bucket.subject(key), value, headers) for bucket, key, value in items]
+        for start in range(0, len(questions), _AT_ONCE):
+            batch = questions[start : start + _AT_ONCE]
+            self.patiently(lambda line, batch=batch: _create_all(line, batch), patience)  # type: ignore[misc]
 
     def write(self, line: Line, key: Key, value: bytes, headers: Mapping[str, str]) -> int:
         """Store the value as one request; returns its revision."""
@@ -251,6 +253,13 @@ class Bucket:
     def close(self) -> None:
         """Hang up what is not in use. Idempotent; the connection stays."""
         self.requester.close()
+
+
+def _create_all(line: Line, questions: Sequence[tuple[str, bytes, Mapping[str, str]]]) -> None:
+    """Again does no harm: what an earlier attempt has stored is there."""
+    for answer in line.ask_all(questions):
+        with suppress(RevisionConflict):
+            checked(answer)
 
 
 def _token(text: str) -> str:

@@ -278,10 +278,11 @@ def test_the_index_answers_while_nats_is_away(own_server, tmp_path) -> None:
 
 
 def test_a_second_writer_takes_over_when_the_first_one_ends(site) -> None:
+    site.put()
+    assert len(site.found()) == 1  # so it has the lock
     rival = IndexSite(site.connection, site.path, site.bucket.name)
     rival.start()
-    site.put()
-    assert len(site.found()) == 1
+    assert len(rival.found()) == 1
     assert rival.feed.starts == []
     site.stop()
     site.put()

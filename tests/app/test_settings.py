@@ -35,8 +35,8 @@ def test_debug_is_off_by_default():
     assert logs().debug is False
 
 
-def test_a_body_may_have_960_kib_by_default():
-    assert api().max_body_bytes == 983_040
+def test_a_body_may_have_8_mib_by_default():
+    assert api().max_body_bytes == 8 * 1024 * 1024
 
 
 def test_keys_and_limits_are_off_by_default():

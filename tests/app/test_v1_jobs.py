@@ -293,6 +293,8 @@ def test_all_of_many_jobs_are_cancelled(alone) -> None:
         {"state": "Succeeded"},
         {"metadata": {"a": 1}},
         {"nmae": "x"},
+        {"name": "\ud800"},
+        {"submitted_by": "a\0b"},
     ],
 )
 def test_a_filter_that_may_mean_more_than_was_meant_is_refused(alone, body) -> None:
@@ -345,8 +347,25 @@ def test_only_the_same_job_is_tried_again(site) -> None:
     site.run(job_id)
     other = site.job(name="other", steps=[{"image": "b"}])
     problem = assert_problem(site.post(f"jobs/{job_id}/retry", json=other), 422, "another-job")
-    assert [error["field"] for error in problem["errors"]] == ["name", "steps[0].image"]
+    fields = {error["field"] for error in problem["errors"]}
+    assert fields == {"name", "steps[0].id", "steps[0].image", "steps[0].name"}
     assert_problem(site.post(f"jobs/{job_id}/retry", json={}), 400, "job-invalid")
+
+
+def test_a_retry_may_bring_other_secrets_and_nothing_else_that_is_new(site) -> None:
+    def job(secret: str, **fields: Any) -> dict[str, Any]:
+        steps = [{"image": "a", "script": f"make test # {secret}"}]
+        return site.job(metadata={"API_TOKEN": secret, "COURSE": "x"}, steps=steps, **fields)
+
+    job_id = site.submit(**job("t0ps3cret"))
+    site.run(job_id)
+    other = job("t0ps3cret", priority=1)
+    other["metadata"]["COURSE"] = "y"
+    other["steps"][0]["script"] = "make something else"
+    problem = assert_problem(site.post(f"jobs/{job_id}/retry", json=other), 422, "another-job")
+    fields = {error["field"] for error in problem["errors"]}
+    assert fields == {"metadata.COURSE", "priority", "steps[0].script"}
+    assert site.post(f"jobs/{job_id}/retry", json=job("another1")).status_code == 202
 
 
 # --- queue and workers ---------------------------------------------------------------------------

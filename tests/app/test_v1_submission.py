@@ -54,8 +54,8 @@ def test_a_body_that_does_not_say_that_it_is_json_is_a_415(site, kind) -> None:
 
 
 def test_a_body_that_is_too_large_is_a_413_that_names_the_limit(site) -> None:
-    problem = assert_problem(site.post("jobs", json={"name": "x" * 1_000_000}), 413, "too-large")
-    assert "983040 bytes" in problem["detail"]
+    problem = assert_problem(site.post("jobs", json={"name": "x" * 8_500_000}), 413, "too-large")
+    assert "8388608 bytes" in problem["detail"]
 
 
 def test_a_queue_that_does_not_confirm_is_a_503(site, monkeypatch) -> None:

@@ -18,15 +18,10 @@ from brokers.queue import open_queue
 from brokers.records import StepRecord, StepState
 from brokers.settings import NatsSettings
 from executors.job import Job, JobState
+from executors.redaction import Redactor
 
 SECRET = "hunter2"
 MASK = "••••••"
-
-
-def redact(job: Job) -> dict[str, Any]:
-    """The job without the secret of this room."""
-    shown: dict[str, Any] = json.loads(json.dumps(job.to_dict()).replace(SECRET, MASK))
-    return shown
 
 
 class V1Site:
@@ -36,7 +31,7 @@ class V1Site:
         """`options` are fields of the API's settings."""
         nats = NatsSettings(url=url)
         settings = ApiSettings(index_dir=directory / "index", waiters=4, **options)
-        self.queue = open_queue(nats, redact)
+        self.queue = open_queue(nats, Redactor().job)
         self.store = self.queue.store
         self.services, self._writer = open_services(self.queue, nats, settings)
         self._writer.start()

@@ -45,7 +45,9 @@ class Site:
             debug=False,
         )
         self.executor = DummyExecutor()
-        self.process = main.Worker(self.executor, settings, nats, namespace=self.namespace)
+        self.process = main.Worker(
+            self.executor, settings, nats, Redactor(), namespace=self.namespace
+        )
         self.process.declare(pull_timeout=60.0)
         self.broker = self.process.broker
         self.connection = self.process.connection

@@ -13,7 +13,7 @@ from executors.base import Workspace
 from executors.errors import ExecutorUnavailable
 from executors.job import Job, JobState
 from tests.acceptance.processes import until
-from tests.workers.sites import job_of
+from tests.workers.sites import MAX_ATTEMPTS, job_of
 from workers import guard
 
 
@@ -87,6 +87,16 @@ def test_a_machine_that_breaks_costs_no_job_an_attempt_that_counts(site, monkeyp
     records = [site.ended(job.id) for job in jobs]
     assert {record.state for record in records} == {JobState.SUCCEEDED}
     assert {(record.errors, record.lost) for record in records} == {(0, 0)}
+
+
+def test_a_job_that_no_machine_can_run_is_not_tried_for_ever(site, monkeypatch) -> None:
+    broken = Broken(site, monkeypatch)
+    monkeypatch.setattr(site.executor, "check", lambda: None)
+    record = site.run("echo never")
+    assert (record.state, record.errors) == (JobState.FAILED, MAX_ATTEMPTS - 1)
+    assert record.reason == "the job could not be run: no daemon (attempt 3)"
+    assert broken.opened == [1, 2, 3]
+    assert site.guard.reason == ""
 
 
 def test_what_runs_when_the_machine_breaks_goes_on(site, monkeypatch) -> None:

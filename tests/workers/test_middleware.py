@@ -196,6 +196,7 @@ def test_a_stopped_job_is_killed_at_once(site) -> None:
     assert [step.state for step in record.steps] == [StepState.STOPPED, StepState.SKIPPED]
     assert site.executor.workspaces == {}
     assert site.states(job.id) == ["Queued", "Running", "Stopped"]
+    assert site.lines(job.id) == ["begun", "hades: stopped"]
     assert site.run("true").state is JobState.SUCCEEDED
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from brokers import subjects
 from brokers.events import MAX_REASON
+from brokers.queue import message_of
 from brokers.records import JobRecord
 from executors.base import StepResult
 from executors.job import JobState, Step
@@ -23,6 +24,17 @@ def test_a_job_whose_steps_all_succeed_has_succeeded(site) -> None:
     assert record.started_at <= record.steps[0].started_at <= record.steps[1].finished_at
     assert record.steps[1].finished_at <= record.finished_at
     assert site.lines(record.id) == ["one", "two", "three"]
+
+
+def test_a_worker_that_is_quicker_than_the_record_makes_it_without_secrets(site) -> None:
+    job = job_of("echo one", metadata={"course": "algo", "TOKEN": "t0ps3cret"})
+    site.broker.enqueue(message_of(job))
+    site.start()
+    while site.store.get(job.id) is None:
+        pass
+    record = site.ended(job.id)
+    assert record.state is JobState.SUCCEEDED
+    assert record.metadata == {"course": "algo", "TOKEN": MASK}
 
 
 def test_a_job_without_steps_succeeds_at_once(site) -> None:
