@@ -66,6 +66,10 @@ class Events:
                 self._declare_now()
                 self._declared = True
 
+    def doubt(self) -> None:
+        """Somebody may have deleted the streams: look again before the next use."""
+        self._declared = False
+
     def _declare_now(self) -> None:
         self.connection.patiently(self._declare, self._patience)
 
@@ -88,11 +92,26 @@ class Events:
 
     def changed(self, record: JobRecord) -> None:
         """Say that the job entered a state that is not final. Again does no harm, for a minute."""
-        self.all_changed([record])
+        self._publish([self.status(record)])
+        self.tell_listeners([record])
 
-    def all_changed(self, records: Sequence[JobRecord]) -> None:
-        """`changed` for many, in far less time."""
-        self._publish([_status(record) for record in records])
+    def status(self, record: JobRecord) -> Publication:
+        """What says that the job entered its state, for who sends it along with something else.
+
+        The streams must have been declared.
+        """
+        headers = {subjects.ATTEMPT_HEADER: str(record.attempt)}
+        if record.reason:
+            headers[subjects.REASON_HEADER] = _header_text(record.reason)
+        return Publication.of(
+            subjects.status(record.state),
+            headers,
+            record.id.encode(),
+            f"{record.id}-{record.attempt}-{record.state}-{record.updated_at}",
+        )
+
+    def tell_listeners(self, records: Sequence[JobRecord]) -> None:
+        """Of jobs that have entered a state that is not final."""
         for record in records:
             for listener in self._listeners:
                 listener.changed(record)
@@ -102,7 +121,7 @@ class Events:
 
         Listeners hear of it when its log is complete.
         """
-        self._publish([_result(record), _status(record)])
+        self._publish([_result(record), self.status(record)])
         if log_complete:
             for listener in self._listeners:
                 listener.ended(record)
@@ -129,18 +148,6 @@ class Events:
     def close(self) -> None:
         """Hang up; the connection stays. Idempotent."""
         self._publisher.close()
-
-
-def _status(record: JobRecord) -> Publication:
-    headers = {subjects.ATTEMPT_HEADER: str(record.attempt)}
-    if record.reason:
-        headers[subjects.REASON_HEADER] = _header_text(record.reason)
-    return Publication.of(
-        subjects.status(record.state),
-        headers,
-        record.id.encode(),
-        f"{record.id}-{record.attempt}-{record.state}-{record.updated_at}",
-    )
 
 
 def _result(record: JobRecord) -> Publication:

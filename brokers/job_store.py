@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from time import monotonic
 
 from brokers import subjects, transitions
 from brokers.nats.buckets import PATIENCE, Bucket, Key
@@ -18,6 +19,8 @@ from executors.job import Job, JobState
 FOREVER = math.inf
 HISTORY = 64
 """Revisions of a record that are kept."""
+FRESH_SECONDS = 1.0
+"""For so long after it was seen to hold, a lease is taken to hold: less than any useful ack wait."""
 
 
 @dataclass(slots=True)
@@ -30,6 +33,8 @@ class Lease:
 
     record: JobRecord
     revision: int
+    held_at: float = field(default_factory=monotonic)
+    """When it was last sure to hold, by this machine's clock."""
 
     @property
     def job_id(self) -> str:
@@ -196,17 +201,28 @@ class JobStore:
             and record.attempt == lease.attempt
         )
 
+    def confirm(self, lease: Lease) -> None:
+        """Before something is done that cannot be undone. Raises AttemptLost unless it still holds.
+
+        A process that stood still, or had to wait for long, may have lost it meanwhile.
+        """
+        asked = monotonic()
+        if asked - lease.held_at > FRESH_SECONDS:
+            transitions.current(self.get(lease.job_id), lease.attempt)
+            lease.held_at = asked
+
     def _hold(self, lease: Lease, change: Callable[[JobRecord | None], JobRecord]) -> None:
         """Change what is held, without asking first what it is."""
         changed, revision = change(lease.record), lease.revision
         while True:
+            asked = monotonic()
             try:
                 lease.revision = self._put(changed, expected=revision)
             except RevisionConflict:
                 there, revision = self._read(lease.job_id)
                 changed = change(there)
                 continue
-            lease.record = changed
+            lease.record, lease.held_at = changed, asked
             return
 
     def _lease(
@@ -217,8 +233,9 @@ class JobStore:
             changed = change(record)
             if changed is None:
                 return None
+            asked = monotonic()
             try:
-                return Lease(changed, self._put(changed, expected=revision))
+                return Lease(changed, self._put(changed, expected=revision), asked)
             except RevisionConflict:
                 continue
 

@@ -127,8 +127,9 @@ class JobQueue:
         try:
             with _told_to_the_client():
                 self._note_targets(jobs)
-                self._events.all_changed(records)
-                sequences = self._enqueue(jobs)
+                self._events.declare()
+                self._events.tell_listeners(records)
+                sequences = self._enqueue(jobs, records)
         except QueueError as error:
             self._refuse(records, error)
             raise
@@ -145,12 +146,13 @@ class JobQueue:
             if self._targets and (job.callback_url or job.status_callback_url):
                 self._targets.put(job.id, job.callback_url, job.status_callback_url)
 
-    def _enqueue(self, jobs: Iterable[Job], try_: str = FIRST) -> list[int]:
-        """The numbers of the messages."""
+    def _enqueue(
+        self, jobs: Iterable[Job], records: Sequence[JobRecord], try_: str = FIRST
+    ) -> list[int]:
+        """The numbers of the messages; before them it is announced that the jobs are queued."""
         suffix = "" if try_ == FIRST else f" {try_}"
-        return self.broker.store(
-            [_message(job, self._body(job, try_), job.id + suffix) for job in jobs]
-        )
+        messages = [_message(job, self._body(job, try_), job.id + suffix) for job in jobs]
+        return self.broker.store(messages, after=list(map(self._events.status, records)))
 
     def _body(self, job: Job, try_: str) -> Mapping[str, Any]:
         """The job itself, or where it is stored."""
@@ -179,6 +181,7 @@ class JobQueue:
 
     def _refuse(self, records: Sequence[JobRecord], error: QueueError) -> None:
         """Nobody may run what has been refused; that must not keep the client waiting."""
+        self._events.doubt()
         reason = _REFUSALS.get(type(error), "the job could not be put on the queue")
         threading.Thread(target=self._withdraw, args=(records, reason), daemon=True).start()
 
@@ -243,8 +246,9 @@ class JobQueue:
 
     def _put_again(self, job: Job, record: JobRecord) -> JobRecord:
         self._note_targets([job])
-        self._events.changed(record)
-        [sequence] = self._enqueue([job], record.queued_at)
+        self._events.declare()
+        self._events.tell_listeners([record])
+        [sequence] = self._enqueue([job], [record], record.queued_at)
         self.store.queued(record, sequence)
         return record.with_message(sequence)
 

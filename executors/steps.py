@@ -6,7 +6,7 @@ timeouts, masking, logs, metrics and whatever an installation adds.
 
     deadline = Deadline(at)
     layers = [StepLogs(batcher), Masking(secrets), Retrying(wait, deadline.left), Refusals()]
-    layers += [deadline, Preparing(pull_timeout, deadline.extend)]
+    layers += [deadline, Preparing(pull_timeout, deadline.extend), Asking(still_ours)]
     call = chain(layers, run_in_workspace)
 """
 
@@ -171,6 +171,17 @@ class Preparing:
             context.workspace.prepare(context.step, context.sink, self._pull_timeout)
         finally:
             self._not_counted(monotonic() - started)
+        return proceed(context)
+
+
+class Asking:
+    """Asks, at the last moment before a step begins, whether it still may: `ask` raises if not."""
+
+    def __init__(self, ask: Callable[[], None]) -> None:
+        self._ask = ask
+
+    def __call__(self, context: StepContext, proceed: StepCall) -> StepResult:
+        self._ask()
         return proceed(context)
 
 

@@ -101,7 +101,8 @@ class ExecutorMiddleware(Middleware):
         except SkipMessage:
             visit.cleanup.close()
             raise
-        except StillRunning as held:
+        except (StillRunning, AttemptLost) as held:
+            visit.cleanup.close()
             message.leave()
             raise SkipMessage(str(held)) from held
         except Exception as error:  # Dramatiq would log it and run the actor all the same

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field, replace
+from functools import partial
 from time import monotonic
 
 from brokers.events import MAX_REASON, Events
@@ -17,6 +18,7 @@ from executors.logs import LogBatcher
 from executors.redact import mask, secrets_of
 from executors.retrying import Retrying, ends_of
 from executors.steps import (
+    Asking,
     Deadline,
     Masking,
     Preparing,
@@ -113,7 +115,8 @@ class Runner:
             raise Again(presentable(failure.reason, attempt.job), retry.pause(tries + 1))
 
     def started(self, lease: Lease) -> None:
-        """Say that the attempt runs."""
+        """Say that the attempt runs. Raises AttemptLost."""
+        self._store.confirm(lease)
         self._events.changed(lease.record)
 
     def handed_back(self, lease: Lease, why: HandBack, reason: str = "") -> None:
@@ -149,6 +152,7 @@ class Runner:
                 Refusals(),
                 deadline,
                 Preparing(self._pull_timeout, deadline.extend),
+                Asking(partial(self._store.confirm, attempt.lease)),
             ],
             run_in_workspace,
         )

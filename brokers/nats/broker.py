@@ -225,16 +225,20 @@ class NatsBroker(Broker):
         self.emit_after("enqueue", message, delay)
         return message
 
-    def store(self, messages: Iterable[Message[Any]]) -> list[int]:
+    def store(
+        self, messages: Iterable[Message[Any]], after: Sequence[Publication] = ()
+    ) -> list[int]:
         """`enqueue`, idempotent and confirmed; the messages' numbers in the stream, for `remove`.
 
-        A message that is there already has the number that it had.
+        A message that is there already has the number that it had. `after` is sent before them, in
+        the same go; nobody receives the messages before that is on its way to its own stream.
         """
         prepared = [self._prepare(message, None, True) for message in messages]
-        sequences = self._publisher.publish_many([pub for _, pub in prepared], ENQUEUE_PATIENCE)
+        publications = [*after, *(publication for _, publication in prepared)]
+        sequences = self._publisher.publish_many(publications, ENQUEUE_PATIENCE)
         for message, _ in prepared:
             self.emit_after("enqueue", message, None)
-        return sequences
+        return sequences[len(after) :]
 
     def remove(self, sequence: int) -> bool:
         """Erase one message of any queue; whether it was there. Who holds it may go on."""

@@ -18,10 +18,10 @@ def docker_host() -> str:
     return os.environ.get("DOCKER_HOST") or DockerSettings().host
 
 
-def in_engine(job_ids: Collection[str]) -> Iterator[str]:
+def in_engine(job_ids: Collection[str], host: str = "") -> Iterator[str]:
     """Containers, running or not, and volumes."""
     filters = {"label": LABEL_JOB_ID}
-    api = APIClient(docker_host(), timeout=60)
+    api = APIClient(host or docker_host(), timeout=60)
     try:
         for container in api.containers(all=True, filters=filters):
             if container["Labels"][LABEL_JOB_ID] in job_ids:

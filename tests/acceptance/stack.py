@@ -219,5 +219,5 @@ class Stack:
             *leftovers.processes(self.submitted, self.data_dir),
         ]
         if self.executor == "docker":
-            found += leftovers.in_engine(self.submitted)
+            found += leftovers.in_engine(self.submitted, self._env.get("DOCKER_HOST", ""))
         return found

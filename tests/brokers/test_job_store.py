@@ -6,11 +6,12 @@ import json
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from time import monotonic
 
 import pytest
 
 from brokers import subjects
-from brokers.job_store import HISTORY, JobStore, Lease
+from brokers.job_store import FRESH_SECONDS, HISTORY, JobStore, Lease
 from brokers.records import JobRecord, StepRecord, StepState
 from brokers.transitions import HandBack
 from executors.errors import AttemptLost
@@ -361,3 +362,25 @@ def test_a_bucket_that_somebody_has_deleted_is_made_anew(own_server) -> None:
     connection.run(connection.jetstream.delete_stream(store.stream))
     assert claimed(store, job).attempt == 1
     connection.close()
+
+
+def test_a_lease_is_asked_for_when_it_was_long_not_seen_to_hold(store, job) -> None:
+    queued(store, job)
+    lease = claimed(store, job)
+    lease.held_at -= 2 * FRESH_SECONDS
+    store.confirm(lease)
+    assert monotonic() - lease.held_at < FRESH_SECONDS
+
+    claimed(store, job, "another")
+    store.confirm(lease)  # a moment ago it held
+    lease.held_at -= 2 * FRESH_SECONDS
+    with pytest.raises(AttemptLost):
+        store.confirm(lease)
+
+
+def test_whoever_changes_a_record_holds_it(store, job) -> None:
+    queued(store, job)
+    lease = claimed(store, job)
+    lease.held_at = 0.0
+    store.progress(lease, done(lease))
+    assert monotonic() - lease.held_at < FRESH_SECONDS

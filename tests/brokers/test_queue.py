@@ -8,6 +8,7 @@ import signal
 import threading
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ from brokers.nats.connection import NatsConnection
 from brokers.opening import open_broker
 from brokers.payloads import FIRST, PayloadStore, whole
 from brokers.queue import JobQueue, job_in, message_of, open_queue
-from brokers.records import MAX_METADATA, MAX_TEXT, JobRecord
+from brokers.records import MAX_METADATA, MAX_TEXT
 from brokers.settings import NatsSettings
 from executors.errors import JobQueueFull, QueueUnavailable
 from executors.job import Job, JobState, Step
@@ -234,14 +235,14 @@ def test_what_was_refused_while_nats_was_frozen_says_failed_and_cannot_be_claime
     queue.put(job())
     monkeypatch.setattr("brokers.nats.broker.ENQUEUE_PATIENCE", 0.3)
     refused = job()
-    announce = queue._events.all_changed
+    store_messages = queue.broker.store
 
-    def announce_and_freeze(records: list[JobRecord]) -> None:
-        announce(records)
-        if records[0].state is JobState.QUEUED:
-            os.kill(server.pid, signal.SIGSTOP)
+    def freeze_and_store(*args: Any, **options: Any) -> list[int]:
+        os.kill(server.pid, signal.SIGSTOP)
+        until(lambda: Path(f"/proc/{server.pid}/stat").read_text().split()[2] == "T")
+        return store_messages(*args, **options)
 
-    monkeypatch.setattr(queue._events, "all_changed", announce_and_freeze)
+    monkeypatch.setattr(queue.broker, "store", freeze_and_store)
     try:
         with pytest.raises(QueueUnavailable):
             queue.put(refused)
@@ -260,6 +261,17 @@ def test_a_queue_survives_a_stream_that_somebody_has_deleted(queue, connection) 
     connection.run(connection.jetstream.delete_stream("hades-queues"))
     queue.put(job(name="again"))
     assert [message.args[0]["name"] for message in lane(connection, 2)] == ["again"]
+
+
+def test_a_queue_survives_a_deleted_stream_of_states(queue, connection, monkeypatch) -> None:
+    queue.put(job())
+    monkeypatch.setattr("brokers.nats.broker.ENQUEUE_PATIENCE", 0.3)
+    connection.run(connection.jetstream.delete_stream(subjects.STATUS_STREAM))
+    with pytest.raises(QueueUnavailable):
+        queue.put(job())
+    last = job()
+    queue.put(last)
+    assert states(connection, last.id) == ["Queued"]
 
 
 def test_closing_twice_is_no_error(queue) -> None:

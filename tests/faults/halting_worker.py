@@ -5,8 +5,6 @@ All of it is the real one; some of its methods are wrapped.
 
 from __future__ import annotations
 
-import fcntl
-import os
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -16,8 +14,7 @@ from brokers.nats.consumer import NatsConsumer
 from executors.docker.workspace import DockerWorkspace
 from executors.sandbox.process import Sandbox
 from executors.sandbox.workspace import SandboxWorkspace
-from tests.brokers.journal import append
-from tests.faults.phases import HALT, Phase
+from tests.faults.phases import HALT, Phase, halt
 from workers import main
 from workers.runner import Runner
 
@@ -70,16 +67,9 @@ def _halt_between(_: Any, index: int) -> None:
 
 
 def _halt_at(phase: Phase) -> Callable[..., None]:
-    def halt(*_: Any) -> None:
+    def reached(*_: Any) -> None:
         if getattr(_here, "phase", "") == phase:
             _here.phase = ""
-            append(os.environ["FAULT_JOURNAL"], 0, phase, _here.job_id)
-            _pass_gate()
+            halt(phase, _here.job_id)
 
-    return halt
-
-
-def _pass_gate() -> None:
-    """Not by a lock of Python's: other threads go on meanwhile."""
-    with open(os.environ["FAULT_GATE"]) as gate:
-        fcntl.flock(gate, fcntl.LOCK_SH)
+    return reached

@@ -1,9 +1,9 @@
 """An installation for faults: all that is needed to break it, and to check it afterwards.
 
-    with FaultHouse(directory, "docker") as house:
-        job_id = house.post(job(ticking(2), name="a"))
-        ...
-        house.check()               every job that was ever posted is over, and all rules hold
+with FaultHouse(directory, "docker") as house:
+    job_id = house.post(job(ticking(2), name="a"))
+    ...
+    house.check()               every job that was ever posted is over, and all rules hold
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from uuid import uuid4
 import httpx
 
 from app.cli_settings import CliSettings
-from app.commands import WORKER_BROKER, worker_command
+from app.commands import WORKER_BROKER, web_command, worker_command
 from app.dev import WORKER_READY
 from brokers.records import JobRecord
 from tests.acceptance.processes import Process, free_port, until
@@ -34,9 +34,10 @@ from tests.faults.story import Answer, JobStory, Story
 
 ACK_WAIT = 3.0
 HALTING = "tests.faults.halting_worker:setup"
+HALTING_API = "tests.faults.halting_api:api()"
 IMAGE = "alpine:latest"
 KINDS = {"callback_url": "logs", "status_callback_url": "status"}
-SETTLE_SECONDS = 90.0
+SETTLE_SECONDS = 60.0
 
 QUICK_CALLBACKS = {
     "HADES_CALLBACK_ALLOW": "127.0.0.1",
@@ -54,9 +55,9 @@ def ticking(seconds: float, says: str = "ready") -> str:
     )
 
 
-def job(*scripts: str, image: str = IMAGE, **fields: Any) -> dict[str, Any]:
+def job(*scripts: str, image: str = IMAGE, network: str = "", **fields: Any) -> dict[str, Any]:
     """Of a step for each script."""
-    steps = [{"image": image, "script": script} for script in scripts]
+    steps = [{"image": image, "script": script, "network": network} for script in scripts]
     return {"name": f"job {uuid4()}", "steps": steps, **fields}
 
 
@@ -73,6 +74,7 @@ class FaultHouse(Stack):
         """Of each job, by its name."""
         self.wanted: dict[str, frozenset[str]] = {}
         self._ports: dict[Process, int] = {}
+        self._checked: set[str] = set()
         self._outer = ExitStack()
 
     def __enter__(self) -> Self:
@@ -106,12 +108,20 @@ class FaultHouse(Stack):
         threads = CliSettings(concurrency=concurrency)
         command = worker_command(threads)
         program = [HALTING if part == WORKER_BROKER else part for part in command.argv]
-        faults = {"FAULT_JOURNAL": str(self.journal.path), "FAULT_GATE": str(self.gate.path)}
-        return self._up(concurrency, {**faults, **command.env, **env}, program)
+        return self._up(concurrency, {**self._faults, **command.env, **env}, program)
 
-    def _up(
-        self, concurrency: int, env: Mapping[str, str], program: Iterable[str] = ()
-    ) -> Process:
+    def start_halting_api(self) -> None:
+        """In place of the API, at its port."""
+        bind = self.api_url.removeprefix("http://")
+        command = web_command(HALTING_API, bind=bind, processes=1, threads=8)
+        self.api = self._start("api", program=command.argv, **self._faults, **command.env)
+        self.api.await_answer(f"{self.api_url}/ping")
+
+    @property
+    def _faults(self) -> dict[str, str]:
+        return {"FAULT_JOURNAL": str(self.journal.path), "FAULT_GATE": str(self.gate.path)}
+
+    def _up(self, concurrency: int, env: Mapping[str, str], program: Iterable[str] = ()) -> Process:
         port = free_port()
         worker = self._start(
             "worker",
@@ -125,9 +135,25 @@ class FaultHouse(Stack):
         worker.await_line(WORKER_READY)
         return worker
 
+    def holder(self, job_id: str) -> Process:
+        """The worker that runs the job: its name ends with its process's number."""
+        pid = int(self.record(job_id).worker.rpartition("-")[2])
+        [found] = [each for each in self.workers if each.alive and pid in each.children()]
+        return found
+
     def probe(self, worker: Process, path: str) -> httpx.Response:
         """What the worker answers."""
         return httpx.get(f"http://127.0.0.1:{self._ports[worker]}{path}", timeout=10.0)
+
+    def paused(self, worker: Process) -> str:
+        """Why the worker takes no jobs, as it says itself; empty: it does."""
+        answer = self.probe(worker, "/readyz")
+        return "" if answer.is_success else str(self.probe(worker, "/status").json()["reason"])
+
+    def shown_workers(self) -> list[tuple[str, str]]:
+        """State and reason of each worker, as the API has them."""
+        found = httpx.get(f"{self.api_url}/v1/workers", timeout=10.0).raise_for_status().json()
+        return [(each["state"], each["reason"]) for each in found["workers"]]
 
     def idle(self, worker: Process) -> bool:
         """Whether it runs nothing."""
@@ -175,15 +201,13 @@ class FaultHouse(Stack):
         """What is known of the job."""
         return self.witness.record(job_id)
 
-    def until_state(self, job_id: str, state: str, attempt: int = 0) -> JobRecord:
-        """The record, once it says so."""
-
-        def there() -> bool:
-            record = self.record(job_id)
-            return record.state == state and record.attempt >= attempt
-
-        until(there, f"{job_id} is {state}", SETTLE_SECONDS)
-        return self.record(job_id)
+    def until_attempt(self, job_id: str, attempt: int) -> None:
+        """Until this attempt, or a later one, was claimed."""
+        until(
+            lambda: self.record(job_id).attempt >= attempt,
+            f"{job_id} has come to attempt {attempt}",
+            SETTLE_SECONDS,
+        )
 
     def finish(self, *job_ids: str) -> list[JobRecord]:
         """The records of jobs that are over."""
@@ -203,16 +227,18 @@ class FaultHouse(Stack):
         until(lambda: not self.leftovers(), "all is removed", SETTLE_SECONDS)
 
     def check(self) -> None:
-        """Everything since the house was opened. Workers must be there to finish."""
+        """Everything since it was last checked. Workers must be there to finish."""
         self.settled()
-        broken = violations(self.story())
+        story = self.story()
+        self._checked |= {each.job_id for each in story.jobs}
+        broken = violations(story)
         assert not broken, "\n".join(broken)
 
     def story(self) -> Story:
-        """All that is known of all jobs."""
+        """All that is known of all jobs that were not checked yet."""
         told, results = self.replay.told(), self.replay.results()
         dead = self.replay.dead_callbacks()
-        known = {*self.submitted, *self.replay.job_ids(), *told, *results}
+        known = {*self.submitted, *self.replay.job_ids(), *told, *results} - self._checked
         jobs = []
         for job_id in sorted(known):
             history, logs = self.replay.history(job_id), self.replay.logs(job_id)
@@ -235,10 +261,7 @@ class FaultHouse(Stack):
         return Story(jobs=tuple(jobs), left=(*self.leftovers(), *self.replay.left()))
 
 
-PHASED = dict.fromkeys(Phase, 0.6) | {Phase.RUNNING: 5.0}
-"""How many seconds the first step of a job takes that halts at a phase."""
-
-
 def halting(phase: Phase, **fields: Any) -> dict[str, Any]:
     """A job of two steps that halts there."""
-    return job(ticking(PHASED[phase]), ticking(0.6), metadata={HALT: phase}, **fields)
+    first = ticking(4.0 if phase is Phase.RUNNING else 0.4)
+    return job(first, ticking(0.4), metadata={HALT: phase}, **fields)

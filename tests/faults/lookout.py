@@ -11,6 +11,7 @@ import re
 import threading
 import time
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -26,7 +27,8 @@ class Lookout:
     """Within the block. Needs to be root to look into containers."""
 
     def __init__(self) -> None:
-        self._seen: dict[str, dict[str, tuple[float, float]]] = defaultdict(dict)
+        self._seen: dict[str, list[Life]] = defaultdict(list)
+        self._looked = 0.0
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="lookout", daemon=True)
 
@@ -45,10 +47,7 @@ class Lookout:
 
     def lives(self, job_id: str) -> tuple[Life, ...]:
         """Of the job, so far."""
-        seen = self._seen[job_id].copy()
-        return tuple(
-            Life(place=place, begun=begun, ended=ended) for place, (begun, ended) in seen.items()
-        )
+        return tuple(self._seen[job_id])
 
     def alive(self, job_id: str) -> bool:
         """Whether one of its steps is, at this moment."""
@@ -63,17 +62,26 @@ class Lookout:
         now = time.monotonic()
         for path, job_id, place in list(_steps()):
             if _place_of(path) == place:
-                begun, _ = self._seen[job_id].get(place, (now, now))
-                self._seen[job_id][place] = (begun, now)
+                self._note(self._seen[job_id], place, now)
+        self._looked = now
+
+    def _note(self, lives: list[Life], place: str, now: float) -> None:
+        """What was not seen at the look before is another life: the kernel uses numbers again, for
+        the third step of a job the one of its first."""
+        for index, life in enumerate(lives):
+            if life.place == place and life.ended >= self._looked:
+                lives[index] = replace(life, ended=now)
+                return
+        lives.append(Life(place=place, begun=now, ended=now))
 
 
 def _steps() -> list[tuple[Path, str, str]]:
     """Each process of a step, its job and its mount namespace."""
     found = []
     for path in Path("/proc").glob("[0-9]*"):
-        if job := _JOB.search(read_or_empty(path / "environ")):
-            if place := _place_of(path):
-                found.append((path, job[1].decode(), place))
+        job = _JOB.search(read_or_empty(path / "environ"))
+        if job and (place := _place_of(path)):
+            found.append((path, job[1].decode(), place))
     return found
 
 

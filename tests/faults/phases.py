@@ -6,7 +6,12 @@ writes a line into the journal and waits there until the test opens the gate, or
 
 from __future__ import annotations
 
+import fcntl
+import os
 from enum import StrEnum
+from pathlib import Path
+
+from tests.brokers.journal import append
 
 HALT = "HALT"
 
@@ -38,3 +43,10 @@ class Phase(StrEnum):
 
 CLAIMED_ONCE = frozenset({Phase.FETCHED, Phase.FINISHED, Phase.TOLD, Phase.ACKING})
 """A worker that is lost here costs the job no attempt."""
+
+
+def halt(phase: str, who: str) -> None:
+    """Tell that `who` has come so far, and wait for the gate; other threads go on meanwhile."""
+    append(os.environ["FAULT_JOURNAL"], 0, phase, who)
+    with Path(os.environ["FAULT_GATE"]).open() as gate:
+        fcntl.flock(gate, fcntl.LOCK_SH)

@@ -1,6 +1,6 @@
 """Receives callbacks, answers as their URL says, and keeps what it got.
 
-    /<name>?answers=500,500,200     to each callback: 500, then 500, then 200 for ever
+/<name>?answers=500,500,200     to each callback: 500, then 500, then 200 for ever
 """
 
 from __future__ import annotations

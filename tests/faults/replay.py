@@ -91,7 +91,7 @@ class Replay:
         for name, stats in self._broker.get_queue_stats().items():
             if stats.unfinished:
                 yield f"{stats.unfinished} messages of the queue {name}"
-        for key in self._payloads.keys():
+        for key in self._payloads.keys():  # noqa: SIM118 - it is no mapping
             if encode("whole") in key.split("."):
                 yield f"payload {key}"
 

@@ -212,9 +212,7 @@ def test_what_must_not_be_is_caught(why: str) -> None:
 
 
 def test_a_callback_that_was_given_up_need_not_be_delivered() -> None:
-    assert not found(
-        delivered=(delivery("logs", END),), dead=frozenset({"j-2-status-Succeeded-1"})
-    )
+    assert not found(delivered=(delivery("logs", END),), dead=frozenset({"j-2-status-Succeeded-1"}))
     assert found(delivered=(delivery("logs", END),), dead=frozenset({"j-2-logs-Succeeded-1"}))
 
 

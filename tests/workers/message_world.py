@@ -56,7 +56,7 @@ class MemoryQueue:
     def check_length(self, queue: str) -> None:
         """There is always room."""
 
-    def store(self, messages: Sequence[Message[Any]]) -> list[int]:
+    def store(self, messages: Sequence[Message[Any]], after: Sequence[object] = ()) -> list[int]:
         return cast("list[int]", asked(lambda: [self._store(message) for message in messages]))
 
     def _store(self, message: Message[Any]) -> int:
@@ -84,14 +84,20 @@ class Told:
     def changed(self, record: JobRecord) -> None:
         asked(lambda: None)
 
-    def all_changed(self, records: Sequence[JobRecord]) -> None:
+    def declare(self) -> None:
         asked(lambda: None)
+
+    def tell_listeners(self, records: Sequence[JobRecord]) -> None:
+        asked(lambda: None)
+
+    def status(self, record: JobRecord) -> None:
+        """Of no interest here, like a log."""
 
     def ended(self, record: JobRecord, *, log_complete: bool = True) -> None:
         asked(lambda: self.ends.append(record))
 
     def log(self, batch: object) -> None:
-        """Of no interest here."""
+        """Of no interest."""
 
 
 @dataclass

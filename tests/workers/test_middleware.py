@@ -11,14 +11,17 @@ import pytest
 from dramatiq import Message
 
 from brokers import subjects
+from brokers.job_store import JobStore
 from brokers.nats import DeadLetter
 from brokers.nats.errors import JetStreamError
 from brokers.payloads import whole
 from brokers.queue import message_of
 from brokers.records import StepState
 from executors.base import Workspace
+from executors.dummy import DummyWorkspace
 from executors.errors import InfrastructureError
 from executors.job import Job, JobState
+from tests.acceptance.processes import until
 from tests.workers.sites import MAX_ATTEMPTS, Site, job_of
 
 
@@ -292,3 +295,40 @@ def test_a_job_that_fails_over_a_long_outage_is_not_lost(own_site, own_server, m
     own_server.start()
     record = own_site.ended(job.id)
     assert (record.state, record.attempt) == (JobState.SUCCEEDED, 2)
+
+
+def test_a_worker_that_lost_the_job_while_its_image_came_runs_nothing_of_it(site, monkeypatch):
+    job = job_of("echo too late")
+
+    def prepare_for_long(workspace, step, sink, timeout) -> None:
+        [running] = site.process.attempts.all()
+        site.store.claim(job, "another")
+        running.lease.held_at = 0.0
+
+    monkeypatch.setattr(DummyWorkspace, "prepare", prepare_for_long)
+    site.queue.put(job)
+    site.start()
+    site.until(job.id, JobState.RUNNING, attempt=2)
+    until(lambda: not site.process.attempts.all(), "the first attempt is over")
+
+    assert site.lines(job.id) == []
+    assert site.store.get(job.id).worker == "another"
+
+
+def test_a_worker_that_lost_the_job_as_it_claimed_it_does_not_say_that_it_runs(site, monkeypatch):
+    job = job_of("echo too late")
+    claim = JobStore.claim
+
+    def claim_and_stand_still(store, *args, **kwargs):
+        lease = claim(store, *args, **kwargs)
+        if lease is not None and lease.attempt == 1:
+            claim(store, job, "another")
+            lease.held_at = 0.0
+        return lease
+
+    monkeypatch.setattr(JobStore, "claim", claim_and_stand_still)
+    site.queue.put(job)
+    site.start()
+    assert site.until(job.id, JobState.RUNNING, attempt=2).worker == "another"
+    assert site.until(job.id, JobState.SUCCEEDED).attempt == 3
+    assert site.states(job.id) == ["Queued", "Running", "Succeeded"]
