@@ -88,7 +88,7 @@ def test_a_stale_message_leaves_the_attempt_alone_that_runs(site) -> None:
 
 @pytest.mark.parametrize("what", ["store", "queued"])
 def test_a_retry_that_fails_half_way_is_over_at_once(site, monkeypatch, what) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise JetStreamError("no space")
 
     job = job_of("echo never")
