@@ -24,7 +24,7 @@ class SoakHouse(FaultHouse):
         super().__init__(directory, executor, NATS_ACK_WAIT="5s")
         self.kills: Counter[str] = Counter()
         self._chance = chance
-        self._faults: dict[str, tuple[int, Callable[[], None]]] = {
+        self._breakdowns: dict[str, tuple[int, Callable[[], None]]] = {
             "worker": (4, self._kill_worker),
             "worker, drained": (1, self._drain_worker),
             "API process": (3, self._kill_api_process),
@@ -56,10 +56,10 @@ class SoakHouse(FaultHouse):
 
     def kill_one(self) -> str:
         """Kill something, and have it up again; what it was. From the main thread only."""
-        names = list(self._faults)
-        weights = [weight for weight, _ in self._faults.values()]
+        names = list(self._breakdowns)
+        weights = [weight for weight, _ in self._breakdowns.values()]
         [name] = self._chance.choices(names, weights)
-        self._faults[name][1]()
+        self._breakdowns[name][1]()
         self.kills[name] += 1
         return name
 
