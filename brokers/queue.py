@@ -208,11 +208,12 @@ class JobQueue:
     def _tell_end(self, record: JobRecord | None) -> None:
         """Of a job that no worker ends. Its message, with its secrets, goes last.
 
-        One that runs is told of as well, but who runs it has the last word, and the message.
+        One that runs is told of as well, but who runs it has the last word, and the message; if
+        that is gone, nobody may come to speak.
         """
         if record is None:
             return
-        runs = bool(record.started_at)
+        runs = bool(record.started_at) and self.broker.contains(record.queue_seq)
         self._events.ended(record, log_complete=not runs)
         self._payloads.forget(record)
         if record.queue_seq and not runs:

@@ -42,7 +42,6 @@ ERROR_HEADER = "Dramatiq-Error"
 
 _PAGE = 256  # consumers that the server lists at once
 _ACCOUNT = "$JS.API.INFO"
-_NO_SUCH_MESSAGE = 10043
 _NO_SUCH_STREAM = 10059
 
 
@@ -285,8 +284,8 @@ class Queues:
         async def attempt() -> bool:
             try:
                 await self._connection.jetstream.delete_msg(self._names.stream, sequence)
-            except nats.js.errors.APIError as error:
-                if error.err_code != _NO_SUCH_MESSAGE:
+            except nats.js.errors.APIError:
+                if await self._has(sequence):
                     raise
                 return False
             return True
@@ -296,14 +295,14 @@ class Queues:
     def contains(self, sequence: int) -> bool:
         """Whether the stream has a message with this number."""
 
-        async def attempt() -> bool:
-            try:
-                await self._connection.jetstream.get_msg(self._names.stream, sequence)
-            except nats.js.errors.NotFoundError:
-                return False
-            return True
+        return self._connection.patiently(lambda: self._has(sequence), PATIENCE)
 
-        return self._connection.patiently(attempt, PATIENCE)
+    async def _has(self, sequence: int) -> bool:
+        try:
+            await self._connection.jetstream.get_msg(self._names.stream, sequence)
+        except nats.js.errors.NotFoundError:
+            return False
+        return True
 
     def gone(self, sequences: Collection[int]) -> set[int]:
         """Those of these numbers that the stream does not have. Where it has more than HOLES, only

@@ -148,6 +148,18 @@ def test_a_job_without_a_message_that_runs_may_end_by_itself(site, alive) -> Non
     assert state(site, job) == expected
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_who_stops_a_job_that_runs_tells_of_it_when_no_message_will(site, there) -> None:
+    """Otherwise that is left to the worker, which knows when the log is complete."""
+    job = job_of()
+    record = site.queue.put(job)
+    assert site.store.claim(job, "w", queue_seq=record.queue_seq)
+    if not there:
+        site.broker.flush(subjects.QUEUE)
+    stopped = site.queue.stop(job.id)
+    assert site.told.ends == ([] if there else [stopped])
+
+
 def test_what_one_keeper_gave_up_and_did_not_tell_the_next_one_tells(site, monkeypatch) -> None:
     job = job_of()
     site.queue.put(job)
@@ -212,6 +224,23 @@ def test_of_two_keepers_one_looks(site) -> None:
     for keeper in keepers:
         keeper.stop()
     assert len(site.told.ends) == 1
+
+
+def test_a_message_that_is_gone_in_whatever_way_cannot_be_removed_again(site) -> None:
+    numbers = [record.queue_seq for record in site.queue.put_many([job_of() for _ in range(3)])]
+    assert site.broker.remove(numbers[1])
+    assert not site.broker.remove(numbers[1])
+    site.broker.flush(subjects.QUEUE)
+    assert [site.broker.remove(number) for number in (*numbers, 999)] == [False] * 4
+
+
+def test_a_job_without_a_message_can_be_stopped(site) -> None:
+    job = job_of()
+    site.queue.put(job)
+    site.broker.flush(subjects.QUEUE)
+    stopped = site.queue.stop(job.id)
+    assert stopped is not None
+    assert site.told.ends == [stopped]
 
 
 def test_the_queue_knows_what_is_gone_from_its_middle_too(site, monkeypatch) -> None:

@@ -68,6 +68,9 @@ class MemoryQueue:
     def remove(self, sequence: int) -> None:
         asked(lambda: self.messages.pop(sequence, None))
 
+    def contains(self, sequence: int) -> bool:
+        return bool(asked(lambda: sequence in self.messages))
+
     def settle(self, sequence: int, verdict: bytes | None) -> None:
         self.settling = True
         if verdict == ACK:
