@@ -174,7 +174,7 @@ def noted(there: JobRecord | None, queued: JobRecord, queue_seq: int) -> JobReco
     """The message of a job that waits is known; None: it does not wait any more."""
     if there is None or there.state is not JobState.QUEUED or not _same_try(there, queued):
         return None
-    return replace(there, queue_seq=queue_seq)
+    return None if queue_seq < there.queue_seq else replace(there, queue_seq=queue_seq)
 
 
 def _same_try(one: JobRecord, other: JobRecord) -> bool:

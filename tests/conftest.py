@@ -7,11 +7,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from brokers.embedded import EmbeddedNats
 from brokers.nats.connection import NatsConnection
 from executors.errors import ExecutorUnavailable
 from executors.settings import DockerSettings
+
+
+# The same examples everywhere, however slow the machine is. To look for new ones:
+# pytest --hypothesis-profile=default
+settings.register_profile(
+    "steady", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("steady")
 
 
 def unavailable(what: str) -> None:

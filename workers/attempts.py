@@ -88,10 +88,12 @@ class Attempts:
         return running is not None and running.lease.attempt == attempt
 
     def drain(self) -> None:
-        """Stop all, and whatever still comes."""
+        """Stop all at once, and whatever still comes."""
         self._draining = True
         for attempt in self.all():
-            attempt.stop(StopCause.DRAINED)
+            threading.Thread(
+                target=attempt.stop, args=(StopCause.DRAINED,), name="stop", daemon=True
+            ).start()
 
 
 def _nothing() -> None:

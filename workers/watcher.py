@@ -64,4 +64,7 @@ class Watcher:
         if self._store.is_current(attempt.lease):
             return
         log.info("an attempt is stopped", extra={"job_id": attempt.lease.job_id})
-        attempt.stop(StopCause.LOST)
+        # In a thread of its own: a hung Engine keeps nothing else alive.
+        threading.Thread(
+            target=attempt.stop, args=(StopCause.LOST,), name="stop", daemon=True
+        ).start()
