@@ -14,7 +14,6 @@ from brokers.nats.connection import NatsConnection
 from executors.errors import ExecutorUnavailable
 from executors.settings import DockerSettings
 
-
 # The same examples everywhere, however slow the machine is. To look for new ones:
 # pytest --hypothesis-profile=default
 settings.register_profile(
