@@ -35,6 +35,7 @@ from tests.faults.story import Answer, JobStory, Story
 ACK_WAIT = 3.0
 HALTING = "tests.faults.halting_worker:setup"
 HALTING_API = "tests.faults.halting_api:api()"
+SHIFTED = "tests.faults.shifted"
 IMAGE = "alpine:latest"
 KINDS = {"callback_url": "logs", "status_callback_url": "status"}
 SETTLE_SECONDS = 60.0
@@ -84,7 +85,7 @@ class FaultHouse(Stack):
             cleanup.enter_context(self.lookout)
             super().__enter__()
             cleanup.callback(super().__exit__, None, None, None)
-            self.replay = Replay(self.nats.url)
+            self.replay = Replay(self.nats.url, ACK_WAIT)
             cleanup.callback(self.replay.close)
             self._outer = cleanup.pop_all()
         return self
@@ -97,7 +98,7 @@ class FaultHouse(Stack):
     ) -> None:
         self._outer.close()
 
-    # Workers
+    # Programs
 
     def worker(self, concurrency: int = 1, **env: str) -> Process:
         """A worker that has a port of its own for probes; returns when it is up."""
@@ -105,17 +106,23 @@ class FaultHouse(Stack):
 
     def halting_worker(self, concurrency: int = len(Phase), **env: str) -> Process:
         """One that halts where jobs ask for it, for as long as the gate is shut."""
-        threads = CliSettings(concurrency=concurrency)
-        command = worker_command(threads)
-        program = [HALTING if part == WORKER_BROKER else part for part in command.argv]
-        return self._up(concurrency, {**self._faults, **command.env, **env}, program)
+        return self._other_worker(HALTING, concurrency, self._faults | env)
+
+    def _other_worker(self, setup: str, concurrency: int, env: Mapping[str, str]) -> Process:
+        grace = float(env.get("HADES_SHUTDOWN_TIMEOUT", CliSettings().shutdown_timeout))
+        command = worker_command(CliSettings(concurrency=concurrency, shutdown_timeout=grace))
+        program = [setup if part == WORKER_BROKER else part for part in command.argv]
+        return self._up(concurrency, {**command.env, **env}, program)
 
     def start_halting_api(self) -> None:
         """In place of the API, at its port."""
-        bind = self.api_url.removeprefix("http://")
-        command = web_command(HALTING_API, bind=bind, processes=1, threads=8)
-        self.api = self._start("api", program=command.argv, **self._faults, **command.env)
+        self.api = self._web("api", HALTING_API, self.api_url, self._faults)
         self.api.await_answer(f"{self.api_url}/ping")
+
+    def _web(self, name: str, app: str, url: str, env: Mapping[str, str]) -> Process:
+        bind = url.removeprefix("http://")
+        command = web_command(app, bind=bind, processes=1, threads=16)
+        return self._start(name, program=command.argv, **{**command.env, **env})
 
     @property
     def _faults(self) -> dict[str, str]:
@@ -123,13 +130,8 @@ class FaultHouse(Stack):
 
     def _up(self, concurrency: int, env: Mapping[str, str], program: Iterable[str] = ()) -> Process:
         port = free_port()
-        worker = self._start(
-            "worker",
-            program=tuple(program),
-            CONCURRENCY=str(concurrency),
-            HADES_WORKER_PORT=str(port),
-            **env,
-        )
+        own = {"CONCURRENCY": str(concurrency), "HADES_WORKER_PORT": str(port)}
+        worker = self._start("worker", program=tuple(program), **{**env, **own})
         self._ports[worker] = port
         self.workers.append(worker)
         worker.await_line(WORKER_READY)
@@ -259,6 +261,39 @@ class FaultHouse(Stack):
                 )
             )
         return Story(jobs=tuple(jobs), left=(*self.leftovers(), *self.replay.left()))
+
+
+class ShiftedHouse(FaultHouse):
+    """All of its programs go by a wall clock that jumps when a test wants it to."""
+
+    def __init__(self, directory: Path, executor: str, **env: str) -> None:
+        super().__init__(directory, executor, **env)
+        self._clock = directory / "clock"
+        self.jump(0.0)
+
+    def jump(self, seconds: float) -> None:
+        """From now on clocks are so far ahead of the right time."""
+        draft = self._clock.with_suffix(".draft")
+        draft.write_text(str(seconds))
+        draft.rename(self._clock)
+
+    def start_api(self) -> None:
+        """See `Stack.start_api`."""
+        self.api = self._web("api", f"{SHIFTED}:api()", self.api_url, self._shifts)
+        self.api.await_answer(f"{self.api_url}/ping")
+
+    def start_logs(self) -> None:
+        """See `Stack.start_logs`."""
+        self.logs_manager = self._web("logs", f"{SHIFTED}:logs()", self.logs_url, self._shifts)
+        self.logs_manager.await_answer(f"{self.logs_url}/health")
+
+    def worker(self, concurrency: int = 1, **env: str) -> Process:
+        """See `FaultHouse.worker`."""
+        return self._other_worker(f"{SHIFTED}:setup", concurrency, self._shifts | env)
+
+    @property
+    def _shifts(self) -> dict[str, str]:
+        return {"CLOCK_OFFSET": str(self._clock)}
 
 
 def halting(phase: Phase, **fields: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The disk is full: of the executor, or of NATS. Nothing is lost, and freeing it is all it takes."""
+"""The disk is full: of the executor, or of NATS. Nothing is lost, and all goes on with room."""
 
 from __future__ import annotations
 
