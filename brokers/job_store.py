@@ -20,7 +20,7 @@ FOREVER = math.inf
 HISTORY = 64
 """Revisions of a record that are kept."""
 FRESH_SECONDS = 1.0
-"""For so long after it was seen to hold, a lease is taken to hold: less than any useful ack wait."""
+"""For so long after it was seen to hold a lease is not asked for: less than any useful ack wait."""
 
 
 @dataclass(slots=True)

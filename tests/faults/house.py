@@ -1,7 +1,7 @@
 """An installation for faults: all that is needed to break it, and to check it afterwards.
 
 with FaultHouse(directory, "docker") as house:
-    job_id = house.post(job(ticking(2), name="a"))
+    job_id = house.post(job(ticking(2)))
     ...
     house.check()               every job that was ever posted is over, and all rules hold
 """
@@ -13,7 +13,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
-from uuid import uuid4
 
 import httpx
 
@@ -27,7 +26,7 @@ from tests.brokers.fault_workers import Gate
 from tests.brokers.journal import Journal
 from tests.faults.checker import violations
 from tests.faults.lookout import Lookout
-from tests.faults.phases import HALT, Phase
+from tests.faults.phases import Phase
 from tests.faults.postbox import Postbox, receiving
 from tests.faults.replay import Replay, lives_in
 from tests.faults.story import Answer, JobStory, Story
@@ -35,8 +34,6 @@ from tests.faults.story import Answer, JobStory, Story
 ACK_WAIT = 3.0
 HALTING = "tests.faults.halting_worker:setup"
 HALTING_API = "tests.faults.halting_api:api()"
-SHIFTED = "tests.faults.shifted"
-IMAGE = "alpine:latest"
 KINDS = {"callback_url": "logs", "status_callback_url": "status"}
 SETTLE_SECONDS = 60.0
 
@@ -46,20 +43,6 @@ QUICK_CALLBACKS = {
     "HADES_CALLBACK_MAX_BACKOFF": "2s",
     "HADES_CALLBACK_MAX_AGE": "8s",
 }
-
-
-def ticking(seconds: float, says: str = "ready") -> str:
-    """A script that tells for so long that it is alive."""
-    return (
-        f"echo {says}; n=0; while [ $n -lt {int(seconds * 5)} ]; do n=$((n+1)); "
-        'echo "tick $(cut -d" " -f1 /proc/uptime)"; sleep 0.2; done; echo done'
-    )
-
-
-def job(*scripts: str, image: str = IMAGE, network: str = "", **fields: Any) -> dict[str, Any]:
-    """Of a step for each script."""
-    steps = [{"image": image, "script": script, "network": network} for script in scripts]
-    return {"name": f"job {uuid4()}", "steps": steps, **fields}
 
 
 class FaultHouse(Stack):
@@ -261,42 +244,3 @@ class FaultHouse(Stack):
                 )
             )
         return Story(jobs=tuple(jobs), left=(*self.leftovers(), *self.replay.left()))
-
-
-class ShiftedHouse(FaultHouse):
-    """All of its programs go by a wall clock that jumps when a test wants it to."""
-
-    def __init__(self, directory: Path, executor: str, **env: str) -> None:
-        super().__init__(directory, executor, **env)
-        self._clock = directory / "clock"
-        self.jump(0.0)
-
-    def jump(self, seconds: float) -> None:
-        """From now on clocks are so far ahead of the right time."""
-        draft = self._clock.with_suffix(".draft")
-        draft.write_text(str(seconds))
-        draft.rename(self._clock)
-
-    def start_api(self) -> None:
-        """See `Stack.start_api`."""
-        self.api = self._web("api", f"{SHIFTED}:api()", self.api_url, self._shifts)
-        self.api.await_answer(f"{self.api_url}/ping")
-
-    def start_logs(self) -> None:
-        """See `Stack.start_logs`."""
-        self.logs_manager = self._web("logs", f"{SHIFTED}:logs()", self.logs_url, self._shifts)
-        self.logs_manager.await_answer(f"{self.logs_url}/health")
-
-    def worker(self, concurrency: int = 1, **env: str) -> Process:
-        """See `FaultHouse.worker`."""
-        return self._other_worker(f"{SHIFTED}:setup", concurrency, self._shifts | env)
-
-    @property
-    def _shifts(self) -> dict[str, str]:
-        return {"CLOCK_OFFSET": str(self._clock)}
-
-
-def halting(phase: Phase, **fields: Any) -> dict[str, Any]:
-    """A job of two steps that halts there."""
-    first = ticking(4.0 if phase is Phase.RUNNING else 0.4)
-    return job(first, ticking(0.4), metadata={HALT: phase}, **fields)

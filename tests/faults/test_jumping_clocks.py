@@ -9,11 +9,12 @@ import pytest
 from tests.acceptance.conftest import EXECUTORS, load_image, open_directory
 from tests.acceptance.processes import until
 from tests.faults.conftest import need
-from tests.faults.house import ShiftedHouse, job, ticking
+from tests.faults.jobs import job, ticking
+from tests.faults.shifted_house import ShiftedHouse
 
 HOUR = 3600.0
-PATIENT = {"HADES_CALLBACK_MAX_AGE": "24h", "HADES_CALLBACK_MAX_BACKOFF": "900ms"}
-"""As it is by default; and pauses below a second, which no other clock takes part in."""
+PATIENT = {"HADES_CALLBACK_MAX_AGE": "24h", "HADES_CALLBACK_BACKOFF": "3s"}
+"""As it is by default; and pauses of seconds, that the server counts, or of less."""
 
 
 @pytest.fixture(params=EXECUTORS)

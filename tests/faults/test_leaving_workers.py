@@ -6,7 +6,8 @@ import time
 
 from brokers.records import JobRecord
 from tests.acceptance.processes import until
-from tests.faults.house import FaultHouse, job, ticking
+from tests.faults.house import FaultHouse
+from tests.faults.jobs import job, ticking
 
 DEAF = 'trap "" TERM INT; '
 """A step that does not listen to signals."""

@@ -10,7 +10,8 @@ import pytest
 from tests.acceptance.conftest import open_directory
 from tests.acceptance.processes import Process, until
 from tests.executors.engines import OwnEngine, own_engine
-from tests.faults.house import FaultHouse, job, ticking
+from tests.faults.house import FaultHouse
+from tests.faults.jobs import job, ticking
 
 pytestmark = [
     pytest.mark.docker,

@@ -11,7 +11,8 @@ import pytest
 
 from tests.acceptance.processes import until
 from tests.faults.halting_api import Point
-from tests.faults.house import FaultHouse, job
+from tests.faults.house import FaultHouse
+from tests.faults.jobs import job
 from tests.faults.phases import HALT
 
 
