@@ -7,8 +7,10 @@ hearing it. A question is answered by the worker itself, or by nobody when it is
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from contextlib import suppress
+from time import monotonic
 from typing import Any
 
 import nats.errors
@@ -20,6 +22,9 @@ from brokers.nats.errors import ConnectionClosed, ConnectionFailed
 
 ANSWER_SECONDS = 1.0
 """How long a worker may take to answer before it counts as gone."""
+REJOIN_SECONDS = 5.0
+"""After NATS was away, its clients come back within this time, each when it tries again. Until then
+a worker that does not answer may be one that lives."""
 
 
 class Control:
@@ -27,6 +32,11 @@ class Control:
 
     def __init__(self, connection: NatsConnection) -> None:
         self._connection = connection
+        self._rejoined = -math.inf
+        connection.on_reconnect(self._note_reconnect)
+
+    def _note_reconnect(self) -> None:
+        self._rejoined = monotonic()
 
     def hint(self, job_id: str) -> None:
         """Somebody else has changed the job's record. Never fails."""
@@ -42,17 +52,24 @@ class Control:
     def holds(self, worker: str, job_id: str, attempt: int) -> bool:
         """Whether that worker is alive and runs this attempt of the job.
 
-        Raises ConnectionClosed, ConnectionFailed when there is nobody to ask through.
+        One that does not answer counts as gone, except when NATS has just come back. Raises
+        ConnectionClosed, ConnectionFailed when there is nobody to ask through.
         """
         question = json.dumps({"job_id": job_id, "attempt": attempt}).encode()
-        return self._connection.run(self._ask(worker, question))
+        answer = self._connection.run(self._ask(worker, question))
+        if answer is None:
+            return monotonic() - self._rejoined < REJOIN_SECONDS
+        return answer
 
-    async def _ask(self, worker: str, question: bytes) -> bool:
+    async def _ask(self, worker: str, question: bytes) -> bool | None:
+        """None: it does not answer."""
         client = self._connection.client
+        if not client.is_connected:  # its silence would be ours
+            raise ConnectionClosed("NATS is away")
         try:
             answer = await client.request(subjects.worker(worker), question, timeout=ANSWER_SECONDS)
         except (nats.errors.NoRespondersError, nats.errors.TimeoutError):
-            return False
+            return None
         return bool(json.loads(answer.data)["holds"])
 
     def listen(

@@ -20,7 +20,7 @@ FOREVER = math.inf
 HISTORY = 64
 """Revisions of a record that are kept."""
 FRESH_SECONDS = 1.0
-"""For so long after it was seen to hold a lease is not asked for: less than any useful ack wait."""
+"""For so long after it was seen to hold, a lease is taken to hold: less than any ack wait."""
 
 
 @dataclass(slots=True)
@@ -74,6 +74,10 @@ class JobStore:
     def get(self, job_id: str) -> JobRecord | None:
         """None for a job that is not known (any more)."""
         return self._read(job_id)[0]
+
+    def get_with_revision(self, job_id: str) -> tuple[JobRecord | None, int]:
+        """The record, and the number of its last change; 0 for a job that was never known."""
+        return self._read(job_id)
 
     def history(self, job_id: str) -> list[tuple[int, JobRecord]]:
         """Every change of the record that is still kept, in order, with its revision."""
@@ -145,7 +149,8 @@ class JobStore:
         queue_seq: int = 0,
         take_over: Callable[[JobRecord], None] = _readily,
     ) -> Lease | None:
-        """Begin the next attempt of the job; None when the job is over already.
+        """Begin the next attempt of the job; None when it is over already, or was retried since and
+        has a later message.
 
         `take_over` is called with the record of an attempt that has not ended, and may raise.
         """

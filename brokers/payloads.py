@@ -1,21 +1,37 @@
 """What is too large for a message: kept beside the queue in pieces, each under the server's limit.
 
-<job id>.whole.<n>      the job as it was submitted, for the worker; gone when the job is over
-<job id>.shown.<n>      the job without its secrets, for as long as its record
+<job id>.whole.<try>.<n>    the job as it was submitted, for the worker; gone when the job is over
+<job id>.shown.<n>          the job without its secrets, for as long as its record
+
+A job that is retried explicitly is stored again, beside what the end of its last try may be about
+to delete.
 """
 
 from __future__ import annotations
 
-from typing import Literal
-
 from brokers import subjects
 from brokers.nats.buckets import PATIENCE, Bucket, Key
 from brokers.nats.connection import NatsConnection
+from brokers.records import JobRecord
 
 PIECE = 512 * 1024
 """Bytes of one piece; the server takes a message of 1 MiB."""
 
-Kind = Literal["whole", "shown"]
+FIRST = "first"
+"""The try that a job is submitted for; later ones are named after the time they were queued at."""
+
+Payload = tuple[str, ...]
+"""Tokens of a key: what belongs to whom."""
+
+
+def whole(job_id: str, try_: str = FIRST) -> Payload:
+    """The job, for the worker."""
+    return job_id, "whole", try_
+
+
+def shown(job_id: str) -> Payload:
+    """The job, for everybody."""
+    return job_id, "shown"
 
 
 class PayloadStore:
@@ -27,19 +43,19 @@ class PayloadStore:
         self._bucket = Bucket(connection, subjects.PAYLOAD_BUCKET, max_age=max_age)
         self._patience = patience
 
-    def put(self, job_id: str, kind: Kind, data: bytes) -> None:
+    def put(self, payload: Payload, data: bytes) -> None:
         """Store all of it; what is there already stays."""
-        self._bucket.create_together(self.pieces(job_id, kind, data), patience=self._patience)
+        self._bucket.create_together(self.pieces(payload, data), patience=self._patience)
 
-    def pieces(self, job_id: str, kind: Kind, data: bytes) -> list[tuple[Bucket, Key, bytes]]:
+    def pieces(self, payload: Payload, data: bytes) -> list[tuple[Bucket, Key, bytes]]:
         """What is to be stored of it, where: for those who store something else along with it."""
-        return [(self._bucket, (job_id, kind, name), piece) for name, piece in _pieces(data)]
+        return [(self._bucket, (*payload, name), piece) for name, piece in _pieces(data)]
 
-    def get(self, job_id: str, kind: Kind) -> bytes | None:
+    def get(self, payload: Payload) -> bytes | None:
         """None: it was never stored, or is gone."""
         pieces: list[bytes] = []
         while True:
-            key = (job_id, kind, str(len(pieces)))
+            key = (*payload, str(len(pieces)))
             value = self._bucket.get(key, patience=self._patience).value
             if value is None:
                 return None
@@ -48,9 +64,14 @@ class PayloadStore:
             if more == _LAST:
                 return b"".join(pieces)
 
-    def delete(self, job_id: str, kind: Kind) -> None:
+    def delete(self, payload: Payload) -> None:
         """Nothing of it stays on the server. Deleting what is not there is no error."""
-        self._bucket.erase((job_id, kind), patience=self._patience)
+        self._bucket.erase(payload, patience=self._patience)
+
+    def forget(self, record: JobRecord) -> None:
+        """Of a job that is over: what a worker would have needed for the try that has ended."""
+        for try_ in (FIRST, record.queued_at):
+            self.delete(whole(record.id, try_))
 
 
 _MORE, _LAST = b"+", b"."

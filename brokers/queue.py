@@ -27,7 +27,7 @@ from brokers.job_store import JobStore
 from brokers.nats import NatsBroker
 from brokers.nats.errors import MessageTooLarge, QueueFull
 from brokers.opening import open_broker
-from brokers.payloads import PayloadStore
+from brokers.payloads import FIRST, PayloadStore, shown, whole
 from brokers.records import JobRecord
 from brokers.settings import NatsSettings
 from executors.errors import JobQueueFull, JobTooLarge, QueueError, QueueUnavailable
@@ -73,9 +73,10 @@ def job_in(body: Mapping[str, Any], payloads: PayloadStore) -> Job | None:
 
     Raises KeyError, TypeError, ValueError when it is no job.
     """
-    if not body.get("stored"):
+    try_ = body.get("stored")
+    if not try_:
         return Job.from_dict(body)
-    stored = payloads.get(body["id"], "whole")
+    stored = payloads.get(whole(body["id"], str(try_)))
     return None if stored is None else Job.from_dict(json.loads(stored))
 
 
@@ -118,17 +119,17 @@ class JobQueue:
         """`put` for many, in far less time: all of them are accepted, or none."""
         with _told_to_the_client():
             self.broker.check_length(subjects.QUEUE)
-        shown = [self._redact(job) for job in jobs]
+        visible = [self._redact(job) for job in jobs]
         records = [
             JobRecord.of(job, redacted["metadata"])
-            for job, redacted in zip(jobs, shown, strict=True)
+            for job, redacted in zip(jobs, visible, strict=True)
         ]
         try:
             with _told_to_the_client():
                 self._note_targets(jobs)
                 self._events.declare()
                 self._events.tell_listeners(records)
-                sequences = self._enqueue([(job, job.id) for job in jobs], records)
+                sequences = self._enqueue(jobs, records)
         except QueueError as error:
             self._refuse(records, error)
             raise
@@ -136,7 +137,7 @@ class JobQueue:
             record.with_message(sequence)
             for record, sequence in zip(records, sequences, strict=True)
         ]
-        self._record(queued, shown)
+        self._record(queued, visible)
         return queued
 
     def _note_targets(self, jobs: Iterable[Job]) -> None:
@@ -145,12 +146,15 @@ class JobQueue:
             if self._targets and (job.callback_url or job.status_callback_url):
                 self._targets.put(job.id, job.callback_url, job.status_callback_url)
 
-    def _enqueue(self, jobs: Iterable[tuple[Job, str]], records: Sequence[JobRecord]) -> list[int]:
-        """Each job with the id of its message; before them it is announced that they are queued."""
-        messages = [_message(job, self._body(job), message_id) for job, message_id in jobs]
+    def _enqueue(
+        self, jobs: Iterable[Job], records: Sequence[JobRecord], try_: str = FIRST
+    ) -> list[int]:
+        """The numbers of the messages; before them it is announced that the jobs are queued."""
+        suffix = "" if try_ == FIRST else f" {try_}"
+        messages = [_message(job, self._body(job, try_), job.id + suffix) for job in jobs]
         return self.broker.store(messages, after=list(map(self._events.status, records)))
 
-    def _body(self, job: Job) -> Mapping[str, Any]:
+    def _body(self, job: Job, try_: str) -> Mapping[str, Any]:
         """The job itself, or where it is stored."""
         body = job.to_dict()
         if _size_at_most(job) <= MAX_CARRIED:
@@ -158,18 +162,18 @@ class JobQueue:
         encoded = _json(body)
         if len(encoded) <= MAX_CARRIED:
             return body
-        self._payloads.put(job.id, "whole", encoded)
-        return {"id": job.id, "stored": True}
+        self._payloads.put(whole(job.id, try_), encoded)
+        return {"id": job.id, "stored": try_}
 
-    def _record(self, records: Sequence[JobRecord], shown: Sequence[Mapping[str, Any]]) -> None:
+    def _record(self, records: Sequence[JobRecord], visible: Sequence[Mapping[str, Any]]) -> None:
         """The jobs are on the queue: nothing that fails here makes them undone."""
         try:
             self.store.create_many(
                 records,
                 [
                     piece
-                    for job in shown
-                    for piece in self._payloads.pieces(job["id"], "shown", _json(job))
+                    for job in visible
+                    for piece in self._payloads.pieces(shown(job["id"]), _json(job))
                 ],
             )
         except BrokerError:
@@ -204,39 +208,49 @@ class JobQueue:
     def _tell_end(self, record: JobRecord | None) -> None:
         """Of a job that no worker ends. Its message, with its secrets, goes last.
 
-        One that runs is told of as well, but who runs it has the last word, and the message.
+        One that runs is told of as well, but who runs it has the last word, and the message; if
+        that is gone, nobody may come to speak.
         """
         if record is None:
             return
-        runs = bool(record.started_at)
+        runs = bool(record.started_at) and self.broker.contains(record.queue_seq)
         self._events.ended(record, log_complete=not runs)
-        self._payloads.delete(record.id, "whole")
+        self._payloads.forget(record)
         if record.queue_seq and not runs:
             self.broker.remove(record.queue_seq)
 
     def without_secrets(self, job: Job) -> dict[str, Any]:
         """What may be shown of it, in plain JSON types."""
-        shown: dict[str, Any] = json.loads(_json(self._redact(job)))
-        return shown
+        visible: dict[str, Any] = json.loads(_json(self._redact(job)))
+        return visible
 
     def shown(self, job_id: str) -> dict[str, Any] | None:
         """The job as it was submitted, without its secrets; None: it is not known (any more)."""
         with _told_to_the_client():
-            data = self._payloads.get(job_id, "shown")
+            data = self._payloads.get(shown(job_id))
         return None if data is None else json.loads(data)
 
     def retry(self, job: Job) -> JobRecord | None:
         """Another attempt of a job that is over, with the id that it had; None: it is not over, or
-        not known. Raises JobTooLarge, QueueUnavailable."""
+        not known. Raises JobTooLarge, QueueUnavailable; then the record says Failed again as soon
+        as NATS is back."""
         with _told_to_the_client():
             record = self.store.retry(job.id)
-            if record is None:
-                return None
-            self._note_targets([job])
-            self._events.declare()
-            self._events.tell_listeners([record])
-            [sequence] = self._enqueue([(job, f"{job.id} {record.queued_at}")], [record])
-            self.store.queued(record, sequence)
+        if record is None:
+            return None
+        try:
+            with _told_to_the_client():
+                return self._put_again(job, record)
+        except QueueError as error:
+            self._refuse([record], error)
+            raise
+
+    def _put_again(self, job: Job, record: JobRecord) -> JobRecord:
+        self._note_targets([job])
+        self._events.declare()
+        self._events.tell_listeners([record])
+        [sequence] = self._enqueue([job], [record], record.queued_at)
+        self.store.queued(record, sequence)
         return record.with_message(sequence)
 
     # Looking

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from itertools import islice
+from time import time
 from typing import Any
 
 from executors.job import Job, JobState, Priority, Step
@@ -162,4 +163,10 @@ def _known(cls: type[Any], data: Mapping[str, Any]) -> dict[str, Any]:
 
 def utc_now() -> str:
     """This moment, as records write it."""
-    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return utc_at(time())
+
+
+def utc_at(seconds: float) -> str:
+    """A moment in seconds since the epoch, as records write it."""
+    moment = datetime.fromtimestamp(seconds, UTC)
+    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -32,8 +32,10 @@ class HandBack(StrEnum):
 
 
 def claimed(record: JobRecord, worker: str, *, queue_seq: int, now: str) -> JobRecord | None:
-    """The next attempt begins; None: the job is over. One that still runs has lost its worker."""
-    if record.state.final:
+    """The next attempt begins; None: the job is over, or a later message than this one asks for it.
+    One that still runs has lost its worker. `queue_seq` 0: no message is known.
+    """
+    if record.state.final or 0 < queue_seq < record.queue_seq:
         return None
     return replace(
         record,
@@ -98,9 +100,10 @@ def stopped(record: JobRecord | None, reason: str, *, now: str) -> JobRecord | N
 def withdrawn(
     there: JobRecord | None, refused: JobRecord, reason: str, *, now: str
 ) -> JobRecord | None:
-    """The job was refused, but may have reached the queue; None: somebody has taken it."""
+    """The job was refused, but may have reached the queue; None: somebody has taken it, or it was
+    submitted or retried by another request."""
     record = there or refused
-    if record.state is not JobState.QUEUED or record.attempt != refused.attempt:
+    if record.state is not JobState.QUEUED or not _same_try(record, refused):
         return None
     return over(record, JobState.FAILED, reason, now=now)
 
@@ -169,6 +172,11 @@ def afresh(steps: Sequence[StepRecord]) -> tuple[StepRecord, ...]:
 
 def noted(there: JobRecord | None, queued: JobRecord, queue_seq: int) -> JobRecord | None:
     """The message of a job that waits is known; None: it does not wait any more."""
-    if there is None or there.state is not JobState.QUEUED or there.attempt != queued.attempt:
+    if there is None or there.state is not JobState.QUEUED or not _same_try(there, queued):
         return None
     return replace(there, queue_seq=queue_seq)
+
+
+def _same_try(one: JobRecord, other: JobRecord) -> bool:
+    """Asked for at the same time, and no attempt has begun between them."""
+    return (one.attempt, one.queued_at) == (other.attempt, other.queued_at)

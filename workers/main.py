@@ -13,6 +13,7 @@ from brokers.callbacks.queue import open_callbacks
 from brokers.control import Control
 from brokers.events import Events
 from brokers.job_store import FOREVER, JobStore
+from brokers.keeper import Keeper
 from brokers.nats import NatsBroker
 from brokers.nats.errors import ConnectionFailed
 from brokers.opening import open_broker
@@ -122,10 +123,11 @@ class Worker:
         self.runner = Runner(
             self.store, events, log_limit=self.settings.log_limit, pull_timeout=pull_timeout
         )
+        payloads = PayloadStore(self.connection, max_age=self.nats.record_max_age, patience=FOREVER)
         middleware = ExecutorMiddleware(
             self.executor,
             self.store,
-            PayloadStore(self.connection, max_age=self.nats.record_max_age, patience=FOREVER),
+            payloads,
             control,
             self.runner,
             self.attempts,
@@ -134,7 +136,14 @@ class Worker:
             machine_is_broken=self.guard.agrees,
         )
         watcher = Watcher(self.store, control, self.attempts, self.settings.name)
-        attendants: list[Attendant] = [self.guard, watcher, Reaper(self.executor), self.presence]
+        keeper = Keeper(self.store, self.broker, events, payloads, name=self.settings.name)
+        attendants: list[Attendant] = [
+            self.guard,
+            watcher,
+            Reaper(self.executor),
+            keeper,
+            self.presence,
+        ]
         if self.settings.port:
             attendants.append(self._health())
         for each in (Attendants(attendants), self.drain, middleware):

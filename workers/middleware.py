@@ -15,7 +15,7 @@ from dramatiq.middleware import SkipMessage
 from brokers.control import Control
 from brokers.job_store import JobStore, Lease
 from brokers.nats.messages import NatsMessage, delivery_of
-from brokers.payloads import PayloadStore
+from brokers.payloads import PayloadStore, whole
 from brokers.queue import job_in
 from brokers.records import JobRecord
 from brokers.transitions import HandBack
@@ -40,7 +40,10 @@ class _Visit:
     lease: Lease | None = None
     running: Running | None = None
     attempt: Attempt | None = None
-    stored: bool = False
+    sequence: int = 0
+    """Of the message."""
+    stored: str = ""
+    """The try under which the job is stored beside the queue; empty: the message carries it."""
     error: Exception | None = None
     cleanup: ExitStack = field(default_factory=ExitStack)
 
@@ -106,11 +109,12 @@ class ExecutorMiddleware(Middleware):
             visit.error = error
 
     def _arrive(self, message: NatsMessage, visit: _Visit) -> None:
+        visit.sequence = delivery_of(message.ack_subject).sequence
         visit.job = job = self._job_of(message, visit)
         lease = self._store.claim(
             job,
             self._worker,
-            queue_seq=delivery_of(message.ack_subject).sequence,
+            queue_seq=visit.sequence,
             take_over=self._take_over,
         )
         if lease is None:
@@ -137,7 +141,7 @@ class ExecutorMiddleware(Middleware):
         try:
             body = message.args[0]
             job = job_in(body, self._payloads)
-            visit.stored = bool(body.get("stored"))
+            visit.stored = str(body.get("stored") or "")
             job_id = str(body["id"])
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             message.fail()
@@ -147,13 +151,23 @@ class ExecutorMiddleware(Middleware):
         return job
 
     def _skip_what_is_over(self, job_id: str, visit: _Visit) -> NoReturn:
+        record = self._store.get(job_id)
+        if record is not None and not record.state.final:
+            record = self._give_up_without_payload(record, visit)
         self._reap(job_id)
-        if record := self._store.get(job_id):
-            if not record.state.final:
-                record = self._store.abandon(record, "its payload is lost")
-            if record is not None:
-                self._told(record, visit)
+        if record is not None:
+            self._told(record, visit)
         raise SkipMessage(f"job {job_id} is over")
+
+    def _give_up_without_payload(self, record: JobRecord, visit: _Visit) -> JobRecord:
+        """Unless the message is one of an earlier try: then it has nothing to say any more."""
+        if record.queue_seq != visit.sequence:
+            self._forget_payload(record.id, visit)
+            raise SkipMessage(f"job {record.id} has another message")
+        abandoned = self._store.abandon(record, "its payload is lost")
+        if abandoned is None:
+            raise StillRunning("something happens to the job")
+        return abandoned
 
     def _give_up(self, job: Job, lease: Lease, visit: _Visit) -> NoReturn:
         self._reap(job.id)
@@ -253,7 +267,7 @@ class ExecutorMiddleware(Middleware):
     def _forget_payload(self, job_id: str, visit: _Visit) -> None:
         """Of a job that is over, before its message goes."""
         if visit.stored:
-            self._payloads.delete(job_id, "whole")
+            self._payloads.delete(whole(job_id, visit.stored))
 
 
 def _fields(visit: _Visit) -> dict[str, str]:

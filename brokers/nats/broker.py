@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Literal, Unpack
 
 from dramatiq import Message
@@ -249,6 +249,11 @@ class NatsBroker(Broker):
     def contains(self, sequence: int) -> bool:
         """Whether the message with this number waits, or is held by a worker."""
         return self._queues.contains(sequence)
+
+    def gone(self, sequences: Collection[int]) -> set[int]:
+        """Those of these numbers whose messages neither wait nor are held. Two requests, or one
+        each for some of them when very many messages have left the middle of the queues."""
+        return self._queues.gone(sequences)
 
     def enqueue_many(
         self, messages: Iterable[Message[Any]], *, delay: float | None = None

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterable, Sequence
+import random
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from dramatiq import Message
 from dramatiq.errors import DecodeError
 from nats.js import api
 
-from .connection import NatsConnection
+from .connection import REQUEST_SECONDS, NatsConnection
 from .errors import JetStreamError
 from .streams import (
     MINIMUM_LEVEL,
@@ -32,13 +33,16 @@ from .streams import (
 
 PATIENCE = 10.0
 """Seconds that an operation waits for NATS to come back."""
+HOLES = 50_000
+"""Messages that have left the middle of the stream; the server lists them in half a megabyte."""
+ASKED = 500
 REASON_HEADER = "Dramatiq-Reason"
 ERROR_HEADER = "Dramatiq-Error"
 """A JSON string: a header is one line."""
 
 _PAGE = 256  # consumers that the server lists at once
 _ACCOUNT = "$JS.API.INFO"
-_NO_SUCH_MESSAGE = 10043
+_NO_SUCH_STREAM = 10059
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,8 +284,8 @@ class Queues:
         async def attempt() -> bool:
             try:
                 await self._connection.jetstream.delete_msg(self._names.stream, sequence)
-            except nats.js.errors.APIError as error:
-                if error.err_code != _NO_SUCH_MESSAGE:
+            except nats.js.errors.APIError:
+                if await self._has(sequence):
                     raise
                 return False
             return True
@@ -291,14 +295,60 @@ class Queues:
     def contains(self, sequence: int) -> bool:
         """Whether the stream has a message with this number."""
 
-        async def attempt() -> bool:
-            try:
-                await self._connection.jetstream.get_msg(self._names.stream, sequence)
-            except nats.js.errors.NotFoundError:
-                return False
-            return True
+        return self._connection.patiently(lambda: self._has(sequence), PATIENCE)
 
-        return self._connection.patiently(attempt, PATIENCE)
+    async def _has(self, sequence: int) -> bool:
+        try:
+            await self._connection.jetstream.get_msg(self._names.stream, sequence)
+        except nats.js.errors.NotFoundError:
+            return False
+        return True
+
+    def gone(self, sequences: Collection[int]) -> set[int]:
+        """Those of these numbers that the stream does not have. Where it has more than HOLES, only
+        ASKED of them are looked at, other ones each time."""
+        if not sequences:
+            return set()
+        state = self._connection.patiently(lambda: self._state({}), PATIENCE)
+        outside = {each for each in sequences if not state.first <= each <= state.last}
+        inside = [each for each in sequences if each not in outside]
+        if not inside or not state.holes:
+            return outside
+        if state.holes > HOLES:
+            some = random.sample(inside, min(ASKED, len(inside)))
+            return outside | {each for each in some if not self.contains(each)}
+        details = {"deleted_details": True}
+        state = self._connection.patiently(lambda: self._state(details), PATIENCE)
+        return outside | state.deleted.intersection(inside)
+
+    async def _state(self, wanted: Mapping[str, object]) -> _State:
+        subject = f"$JS.API.STREAM.INFO.{self._names.stream}"
+        answer = await self._connection.client.request(
+            subject, json.dumps(wanted).encode(), timeout=REQUEST_SECONDS
+        )
+        info: dict[str, Any] = json.loads(answer.data)
+        if error := info.get("error"):
+            if error.get("err_code") == _NO_SUCH_STREAM:
+                return _State(first=1, last=0)
+            raise JetStreamError(str(error.get("description", "")))
+        state = info["state"]
+        return _State(
+            first=int(state["first_seq"]),
+            last=int(state["last_seq"]),
+            holes=int(state.get("num_deleted", 0)),
+            deleted=frozenset(state.get("deleted") or ()),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _State:
+    """What the stream holds: the numbers from first to last, but for its holes."""
+
+    first: int
+    last: int
+    holes: int = 0
+    deleted: frozenset[int] = frozenset()
+    """The holes, when they were asked for."""
 
 
 def _ready(info: api.ConsumerInfo) -> int:

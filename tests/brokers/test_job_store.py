@@ -212,6 +212,41 @@ def test_a_retry_of_a_job_that_is_over_begins_with_all_its_chances(store, job) -
     assert lease.attempt == 3
 
 
+def test_a_retry_forgets_what_the_tries_before_it_have_cost(store, job) -> None:
+    for why in (HandBack.ERROR, HandBack.RETRY):
+        store.give_back(claimed(store, job), why)
+    claimed(store, job)
+    lease = claimed(store, job)
+    counts = (lease.record.lost, lease.record.errors, lease.record.tries)
+    assert counts == (1, 1, 1)
+    store.finish(lease, JobState.FAILED, "x", ())
+    record = store.retry(job.id)
+    assert record is not None
+    assert (record.lost, record.errors, record.tries) == (0, 0, 0)
+
+
+def test_a_message_that_a_retry_has_replaced_claims_nothing(store, job) -> None:
+    lease = store.claim(job, "w", queue_seq=7)
+    assert lease is not None
+    store.finish(lease, JobState.FAILED, "x", ())
+    record = store.retry(job.id)
+    assert record is not None
+    store.queued(record, 9)
+    assert store.claim(job, "w", queue_seq=7) is None
+    again = store.claim(job, "w", queue_seq=9)
+    assert again is not None
+    assert again.attempt == 2
+
+
+def test_the_message_of_a_retry_is_not_noted_once_an_attempt_was_given_back(store, job) -> None:
+    store.finish(claimed(store, job), JobState.FAILED, "x", ())
+    record = store.retry(job.id)
+    assert record is not None
+    given_back = store.give_back(claimed(store, job), HandBack.DRAINED)
+    store.queued(record, 99)
+    assert store.get(job.id) == given_back
+
+
 def test_the_message_of_a_retry_is_noted_unless_somebody_has_it_already(store, job) -> None:
     store.finish(claimed(store, job), JobState.FAILED, "x", ())
     record = store.retry(job.id)
@@ -257,6 +292,19 @@ def test_a_job_that_runs_is_not_withdrawn(store, job) -> None:
     assert store.withdraw(refused, "too late") is None
     store.give_back(lease, HandBack.DRAINED)
     assert store.withdraw(refused, "too late") is None
+
+
+def test_who_withdraws_a_retry_leaves_a_later_one_alone(store, job) -> None:
+    queued(store, job)
+    store.stop(job.id, "enough")
+    refused = store.retry(job.id)
+    assert refused is not None
+    store.stop(job.id, "enough")
+    accepted = store.retry(job.id)
+    assert accepted is not None
+    assert store.withdraw(refused, "not queued") is None
+    store.queued(refused, 98)
+    assert store.get(job.id) == accepted
 
 
 def test_a_job_that_nobody_will_run_is_abandoned_unless_something_happens_to_it(store, job) -> None:

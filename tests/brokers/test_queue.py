@@ -20,7 +20,7 @@ from brokers.events import Events
 from brokers.job_store import JobStore
 from brokers.nats.connection import NatsConnection
 from brokers.opening import open_broker
-from brokers.payloads import PayloadStore
+from brokers.payloads import FIRST, PayloadStore, whole
 from brokers.queue import JobQueue, job_in, message_of, open_queue
 from brokers.records import MAX_METADATA, MAX_TEXT
 from brokers.settings import NatsSettings
@@ -117,7 +117,7 @@ def test_a_job_that_is_too_large_for_a_message_is_stored_beside_the_queue(
     large = job(steps=(Step(image="i", script="x" * 1_100_000),))
     queue.put(large)
     [message] = lane(connection, 2)
-    assert message.args[0] == {"id": large.id, "stored": True}
+    assert message.args[0] == {"id": large.id, "stored": FIRST}
     assert job_in(message.args[0], payloads) == large
     record = store.get(large.id)
     assert record is not None
@@ -173,9 +173,9 @@ def test_a_stopped_job_is_told_of_and_its_message_is_gone(queue, store, connecti
 def test_nothing_of_a_large_job_stays_when_it_is_stopped(queue, payloads) -> None:
     large = job(steps=(Step(image="i", script="x" * 1_100_000),))
     queue.put(large)
-    assert payloads.get(large.id, "whole")
+    assert payloads.get(whole(large.id))
     queue.stop(large.id)
-    assert payloads.get(large.id, "whole") is None
+    assert payloads.get(whole(large.id)) is None
 
 
 def test_a_job_that_is_over_may_be_tried_again_under_its_id(queue, store, connection) -> None:

@@ -23,7 +23,7 @@ class Point(StrEnum):
     """Of a submission, in their order."""
 
     ANNOUNCED = "announced"
-    """The state Queued is told; the job is not on the queue."""
+    """Receivers are told of it; the job is not on the queue."""
     ENQUEUED = "enqueued"
     """The job is on the queue; it has no record."""
     RECORDED = "recorded"
@@ -40,10 +40,10 @@ def api() -> Flask:
         _halt_at(Point.RECORDED, jobs)
         return done
 
-    def halting_enqueue(self: JobQueue, jobs: Any) -> Any:
+    def halting_enqueue(self: JobQueue, jobs: Any, *args: Any) -> Any:
         jobs = list(jobs)
         _halt_at(Point.ANNOUNCED, [job for job, _ in jobs])
-        done = enqueue(self, jobs)
+        done = enqueue(self, jobs, *args)
         _halt_at(Point.ENQUEUED, [job for job, _ in jobs])
         return done
 

@@ -20,8 +20,6 @@ from tests.acceptance.processes import read_or_empty
 from tests.faults.story import Life
 
 LOOK_SECONDS = 0.1
-SAME_SECONDS = 1.5
-"""What is seen again after a longer time is another life: the kernel uses numbers again."""
 _JOB = re.compile(rb"(?:^|\0)UUID=([0-9a-f-]{36})\0")
 
 
@@ -30,6 +28,7 @@ class Lookout:
 
     def __init__(self) -> None:
         self._seen: dict[str, list[Life]] = defaultdict(list)
+        self._looked = 0.0
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="lookout", daemon=True)
 
@@ -64,11 +63,13 @@ class Lookout:
         for path, job_id, place in list(_steps()):
             if _place_of(path) == place:
                 self._note(self._seen[job_id], place, now)
+        self._looked = now
 
-    @staticmethod
-    def _note(lives: list[Life], place: str, now: float) -> None:
+    def _note(self, lives: list[Life], place: str, now: float) -> None:
+        """What was not seen at the look before is another life: the kernel uses numbers again, for
+        the third step of a job the one of its first."""
         for index, life in enumerate(lives):
-            if life.place == place and now - life.ended < SAME_SECONDS:
+            if life.place == place and life.ended >= self._looked:
                 lives[index] = replace(life, ended=now)
                 return
         lives.append(Life(place=place, begun=now, ended=now))

@@ -21,9 +21,9 @@ def assert_uncounted(record: JobRecord) -> None:
 def test_a_leaving_worker_finishes_within_its_grace_and_hands_back_the_rest(
     stack: FaultHouse,
 ) -> None:
-    worker = stack.worker(concurrency=2, HADES_SHUTDOWN_TIMEOUT="4")
+    worker = stack.worker(concurrency=2, HADES_SHUTDOWN_TIMEOUT="3")
     short = stack.post(job(ticking(1.0), **stack.calling()))
-    long = stack.post(job(DEAF + ticking(9.0), **stack.calling()))
+    long = stack.post(job(DEAF + ticking(7.0), **stack.calling()))
     stack.await_output(long, "ready")
 
     worker.terminate()

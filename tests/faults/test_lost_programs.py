@@ -23,8 +23,9 @@ def mortal(office: FaultHouse) -> Iterator[FaultHouse]:
     office.gate.shut()
     office.start_halting_api()
     yield office
-    if not office.api.alive:
-        office.start_api()
+    if office.api.alive:
+        office.api.kill()
+    office.start_api()
 
 
 def asking(point: Point) -> dict[str, Any]:
@@ -60,7 +61,6 @@ def test_a_submission_whose_api_dies_can_be_sent_again_and_runs_once(mortal: Fau
             point, who = body["metadata"][HALT], body["metadata"]["WHO"]
             mortal.journal.await_record(point, by=lambda record, who=who: record.worker == who)
         mortal.api.kill()
-    mortal.gate.open()
     mortal.start_api()
 
     job_ids = [post_until_accepted(mortal, body) for body in with_key]

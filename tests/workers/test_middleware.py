@@ -14,6 +14,7 @@ from brokers import subjects
 from brokers.job_store import JobStore
 from brokers.nats import DeadLetter
 from brokers.nats.errors import JetStreamError
+from brokers.payloads import whole
 from brokers.queue import message_of
 from brokers.records import StepState
 from executors.base import Workspace
@@ -216,7 +217,7 @@ def test_what_was_stored_beside_the_queue_is_gone_with_the_job(site) -> None:
     site.idle()
     assert record.state is JobState.SUCCEEDED
     assert site.lines(record.id)[-1] == "large"
-    assert site.payloads.get(record.id, "whole") is None
+    assert site.payloads.get(whole(record.id)) is None
 
 
 def test_a_message_without_a_job_becomes_a_dead_letter_at_once(site) -> None:
