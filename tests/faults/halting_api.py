@@ -42,9 +42,9 @@ def api() -> Flask:
 
     def halting_enqueue(self: JobQueue, jobs: Any, *args: Any) -> Any:
         jobs = list(jobs)
-        _halt_at(Point.ANNOUNCED, [job for job, _ in jobs])
+        _halt_at(Point.ANNOUNCED, jobs)
         done = enqueue(self, jobs, *args)
-        _halt_at(Point.ENQUEUED, [job for job, _ in jobs])
+        _halt_at(Point.ENQUEUED, jobs)
         return done
 
     JobQueue.put_many = halting_put  # type: ignore[method-assign]

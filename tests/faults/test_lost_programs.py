@@ -28,9 +28,11 @@ def mortal(office: FaultHouse) -> Iterator[FaultHouse]:
     office.start_api()
 
 
-def asking(point: Point) -> dict[str, Any]:
-    """A job with whose submission the API comes so far."""
-    return job("echo ready", metadata={HALT: point, "WHO": str(uuid4())})
+def asking(house: FaultHouse, point: Point) -> dict[str, Any]:
+    """A job with whose submission the API comes so far; the API takes it alone, as it has
+    callbacks."""
+    metadata = {HALT: point, "WHO": str(uuid4())}
+    return job("echo ready", metadata=metadata, **house.calling())
 
 
 def post_until_accepted(house: FaultHouse, body: dict[str, Any]) -> str:
@@ -49,8 +51,8 @@ def post_until_accepted(house: FaultHouse, body: dict[str, Any]) -> str:
 
 def test_a_submission_whose_api_dies_can_be_sent_again_and_runs_once(mortal: FaultHouse) -> None:
     """One with a key. One without is nobody's any more, and runs once or never."""
-    with_key = [asking(point) for point in Point]
-    without = [asking(point) for point in Point]
+    with_key = [asking(mortal, point) for point in Point]
+    without = [asking(mortal, point) for point in Point]
     mortal.worker(concurrency=2)
     with ThreadPoolExecutor(len(with_key) + len(without)) as pool:
         for body in with_key:
