@@ -12,7 +12,8 @@ from uuid import uuid4
 
 import httpx
 
-from tests.faults.house import FaultHouse, job, ticking
+from tests.faults.house import FaultHouse
+from tests.faults.jobs import job, ticking
 
 POSTS_AT_ONCE = 8
 AGAIN_SECONDS = 0.5

@@ -30,6 +30,8 @@ from brokers.nats.messages import NatsMessage
 
 RETRY_SECONDS = 1.0
 """Pause before the queue is opened again after NATS was not there."""
+CLOCK_SECONDS = 2.0
+"""By how much the clock of whoever failed to call may be ahead of ours."""
 LOOK_MS = 500
 """How often the loop looks whether it is to end."""
 
@@ -111,8 +113,8 @@ class CallbackLoop:
 
     def _settle(self, message: NatsMessage) -> None:
         wait = float(message.options.get("eta", 0)) / 1000 - time.time()
-        if wait > 0:
-            message.retry_in(wait)
+        if wait > 0 and message.deliveries == 1:  # afterwards clocks do not matter any more
+            message.retry_in(min(wait, self._backoff.longest + CLOCK_SECONDS))
             return
         callback = self._callback_of(message)
         if callback is None:

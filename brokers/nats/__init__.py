@@ -9,7 +9,8 @@ Dramatiq project can use it. Rooms, from the bottom up:
 `requester` (wires of a pool), `entries`, `buckets` (key-value), `watches`, `compare_and_set`
 `publisher` (confirmed one by one), `outbox` (confirmed in the background), `window`, `held`
 `pulls` (what to ask for), `messages`, `consumer`, `runs`, `lifecycle`
-`queues` (declare, count, purge), `lengths`, `dead_letters`, `broker`, `results`, `rate_limits`
+`queues` (declare, count, purge), `lengths`, `dead_letters`, `server_clock`, `broker`, `results`,
+`rate_limits`
 """
 
 from .broker import NatsBroker

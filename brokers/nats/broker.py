@@ -27,6 +27,7 @@ from .protocol import Arrival
 from .publisher import Publication, Publisher
 from .queues import PATIENCE, DeadLetter, LaneStats, Queues, QueueStats
 from .runs import Runs
+from .server_clock import ServerClock
 from .servers import DEFAULT_URL, ConnectArguments
 from .streams import Names, StreamOptions
 from .window import Window
@@ -124,6 +125,7 @@ class NatsBroker(Broker):
             self.actors,
             max_priority=self.max_priority,
             schedules=lambda: self._queues.abilities().schedules,
+            server_time=ServerClock(self.connection, self.names.stream),
         )
         self._declared: set[str] = set()
         self.held = Held(self.connection.open_wire, ack_wait)

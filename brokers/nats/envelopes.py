@@ -19,7 +19,7 @@ SCHEDULE_MIN_MS = 1_000
 
 class Envelopes:
     """`actors` knows the priority of messages that name none. `schedules` says whether the server
-    delays messages itself; delays are in milliseconds."""
+    delays messages itself, `server_time` what time it has then; delays are in milliseconds."""
 
     def __init__(
         self,
@@ -29,12 +29,14 @@ class Envelopes:
         *,
         max_priority: int,
         schedules: Callable[[], bool],
+        server_time: Callable[[], float],
     ) -> None:
         self._names = names
         self._ids = ids
         self._actors = actors
         self._max_priority = max_priority
         self._schedules = schedules
+        self._server_time = server_time
 
     def with_eta(self, message: Message[Any], queue_name: str, delay: float | None) -> Message[Any]:
         """One that the worker is to delay says until when."""
@@ -56,7 +58,7 @@ class Envelopes:
             subject = self._names.waiting(queue_name)
         elif delay is not None and delay >= SCHEDULE_MIN_MS:
             headers = {
-                "Nats-Schedule": f"@at {_rfc3339(time.time() + delay / 1000)}",
+                "Nats-Schedule": f"@at {_rfc3339(self._server_time() + delay / 1000)}",
                 "Nats-Schedule-Target": subject,
             }
             subject = self._names.scheduled(queue_name, self._ids.next())

@@ -11,6 +11,7 @@ import pytest
 
 from brokers import subjects
 from brokers.callbacks.backoff import Backoff
+from brokers.callbacks.messages import Callback, CallbackKind
 from brokers.embedded import EmbeddedNats
 from brokers.nats.errors import ConnectionClosed
 from tests.brokers.old_servers import fetch_server
@@ -65,6 +66,16 @@ def test_a_pause_of_more_than_a_second_is_kept_by_the_server(
         began = time.monotonic()
         receiver.next()
         assert time.monotonic() - began > 1.0
+        site.idle()
+
+
+def test_a_pause_ends_although_the_clock_was_set_back_meanwhile(site: Site) -> None:
+    record, receiver = site.job(logs=""), Receiver(DELIVERED)
+    callback = Callback.of(CallbackKind.STATUS, record, record.finished_at)
+    in_an_hour = int((time.time() + 3600.0) * 1000)
+    site.broker.enqueue(callback.message().copy(options={"eta": in_an_hour}))
+    with running(site.queue, receiver):
+        assert receiver.next().callback == callback
         site.idle()
 
 

@@ -100,6 +100,20 @@ def test_a_delayed_message_runs_when_it_is_due(broker, start_worker):
         assert time.monotonic() - sent >= delay / 1000 - 0.05
 
 
+@pytest.mark.parametrize("hours", [2, -2])
+def test_a_delay_is_kept_though_the_senders_clock_is_wrong(
+    broker, start_worker, monkeypatch, hours
+):
+    done, right = threading.Event(), time.time
+    actor = dramatiq.actor(done.set, broker=broker, actor_name="a", queue_name="q")
+    start_worker()
+    monkeypatch.setattr(time, "time", lambda: right() + hours * 3600.0)
+    sent = time.monotonic()
+    actor.send_with_options(delay=1500)
+    assert done.wait(10)
+    assert time.monotonic() - sent > 1.0
+
+
 def test_a_failed_message_becomes_a_dead_letter_with_its_reason(broker, start_worker):
     broker.add_middleware(Retries(max_retries=0))
 

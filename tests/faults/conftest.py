@@ -92,4 +92,4 @@ def checked(house: FaultHouse) -> Iterator[FaultHouse]:
             house.worker()
         house.check()
     finally:
-        house.stop_workers()
+        house.kill_workers()

@@ -11,15 +11,19 @@ from typing import Any
 from flask import Flask
 
 from app import factory
+from brokers import idempotency
 from brokers.queue import JobQueue
 from tests.faults.phases import HALT, halt
+
+LEASE_SECONDS = 5.0
+"""For so long nobody takes over what this API was asked for with a key: the real one has 30."""
 
 
 class Point(StrEnum):
     """Of a submission, in their order."""
 
     ANNOUNCED = "announced"
-    """The state Queued is told; the job is not on the queue."""
+    """Receivers are told of it; the job is not on the queue."""
     ENQUEUED = "enqueued"
     """The job is on the queue; it has no record."""
     RECORDED = "recorded"
@@ -28,6 +32,7 @@ class Point(StrEnum):
 
 def api() -> Flask:
     """What the product's `api` does, with halts."""
+    idempotency.LEASE_SECONDS = LEASE_SECONDS
     put, enqueue = JobQueue.put_many, JobQueue._enqueue
 
     def halting_put(self: JobQueue, jobs: Any) -> Any:
@@ -35,11 +40,11 @@ def api() -> Flask:
         _halt_at(Point.RECORDED, jobs)
         return done
 
-    def halting_enqueue(self: JobQueue, jobs: Any) -> Any:
+    def halting_enqueue(self: JobQueue, jobs: Any, *args: Any) -> Any:
         jobs = list(jobs)
-        _halt_at(Point.ANNOUNCED, [job for job, _ in jobs])
-        done = enqueue(self, jobs)
-        _halt_at(Point.ENQUEUED, [job for job, _ in jobs])
+        _halt_at(Point.ANNOUNCED, jobs)
+        done = enqueue(self, jobs, *args)
+        _halt_at(Point.ENQUEUED, jobs)
         return done
 
     JobQueue.put_many = halting_put  # type: ignore[method-assign]

@@ -1,7 +1,7 @@
 """An installation for faults: all that is needed to break it, and to check it afterwards.
 
 with FaultHouse(directory, "docker") as house:
-    job_id = house.post(job(ticking(2), name="a"))
+    job_id = house.post(job(ticking(2)))
     ...
     house.check()               every job that was ever posted is over, and all rules hold
 """
@@ -13,7 +13,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
-from uuid import uuid4
 
 import httpx
 
@@ -27,7 +26,7 @@ from tests.brokers.fault_workers import Gate
 from tests.brokers.journal import Journal
 from tests.faults.checker import violations
 from tests.faults.lookout import Lookout
-from tests.faults.phases import HALT, Phase
+from tests.faults.phases import Phase
 from tests.faults.postbox import Postbox, receiving
 from tests.faults.replay import Replay, lives_in
 from tests.faults.story import Answer, JobStory, Story
@@ -35,7 +34,6 @@ from tests.faults.story import Answer, JobStory, Story
 ACK_WAIT = 3.0
 HALTING = "tests.faults.halting_worker:setup"
 HALTING_API = "tests.faults.halting_api:api()"
-IMAGE = "alpine:latest"
 KINDS = {"callback_url": "logs", "status_callback_url": "status"}
 SETTLE_SECONDS = 60.0
 
@@ -45,20 +43,6 @@ QUICK_CALLBACKS = {
     "HADES_CALLBACK_MAX_BACKOFF": "2s",
     "HADES_CALLBACK_MAX_AGE": "8s",
 }
-
-
-def ticking(seconds: float, says: str = "ready") -> str:
-    """A script that tells for so long that it is alive."""
-    return (
-        f"echo {says}; n=0; while [ $n -lt {int(seconds * 5)} ]; do n=$((n+1)); "
-        'echo "tick $(cut -d" " -f1 /proc/uptime)"; sleep 0.2; done; echo done'
-    )
-
-
-def job(*scripts: str, image: str = IMAGE, network: str = "", **fields: Any) -> dict[str, Any]:
-    """Of a step for each script."""
-    steps = [{"image": image, "script": script, "network": network} for script in scripts]
-    return {"name": f"job {uuid4()}", "steps": steps, **fields}
 
 
 class FaultHouse(Stack):
@@ -84,7 +68,7 @@ class FaultHouse(Stack):
             cleanup.enter_context(self.lookout)
             super().__enter__()
             cleanup.callback(super().__exit__, None, None, None)
-            self.replay = Replay(self.nats.url)
+            self.replay = Replay(self.nats.url, ACK_WAIT)
             cleanup.callback(self.replay.close)
             self._outer = cleanup.pop_all()
         return self
@@ -97,7 +81,7 @@ class FaultHouse(Stack):
     ) -> None:
         self._outer.close()
 
-    # Workers
+    # Programs
 
     def worker(self, concurrency: int = 1, **env: str) -> Process:
         """A worker that has a port of its own for probes; returns when it is up."""
@@ -105,31 +89,39 @@ class FaultHouse(Stack):
 
     def halting_worker(self, concurrency: int = len(Phase), **env: str) -> Process:
         """One that halts where jobs ask for it, for as long as the gate is shut."""
-        threads = CliSettings(concurrency=concurrency)
-        command = worker_command(threads)
-        program = [HALTING if part == WORKER_BROKER else part for part in command.argv]
-        return self._up(concurrency, {**self._faults, **command.env, **env}, program)
+        return self._other_worker(HALTING, concurrency, self._faults | env)
+
+    def _other_worker(self, setup: str, concurrency: int, env: Mapping[str, str]) -> Process:
+        grace = float(env.get("HADES_SHUTDOWN_TIMEOUT", CliSettings().shutdown_timeout))
+        command = worker_command(CliSettings(concurrency=concurrency, shutdown_timeout=grace))
+        program = [setup if part == WORKER_BROKER else part for part in command.argv]
+        return self._up(concurrency, {**command.env, **env}, program)
 
     def start_halting_api(self) -> None:
         """In place of the API, at its port."""
-        bind = self.api_url.removeprefix("http://")
-        command = web_command(HALTING_API, bind=bind, processes=1, threads=8)
-        self.api = self._start("api", program=command.argv, **self._faults, **command.env)
+        self.api = self._web("api", HALTING_API, self.api_url, self._faults)
         self.api.await_answer(f"{self.api_url}/ping")
+
+    def _web(self, name: str, app: str, url: str, env: Mapping[str, str]) -> Process:
+        bind = url.removeprefix("http://")
+        command = web_command(app, bind=bind, processes=1, threads=16)
+        return self._start(name, program=command.argv, **{**command.env, **env})
 
     @property
     def _faults(self) -> dict[str, str]:
         return {"FAULT_JOURNAL": str(self.journal.path), "FAULT_GATE": str(self.gate.path)}
 
+    def kill_workers(self) -> None:
+        """What is quicker than to ask them, when nothing is left to do."""
+        while self.workers:
+            worker = self.workers.pop()
+            if worker.alive:
+                worker.kill()
+
     def _up(self, concurrency: int, env: Mapping[str, str], program: Iterable[str] = ()) -> Process:
         port = free_port()
-        worker = self._start(
-            "worker",
-            program=tuple(program),
-            CONCURRENCY=str(concurrency),
-            HADES_WORKER_PORT=str(port),
-            **env,
-        )
+        own = {"CONCURRENCY": str(concurrency), "HADES_WORKER_PORT": str(port)}
+        worker = self._start("worker", program=tuple(program), **{**env, **own})
         self._ports[worker] = port
         self.workers.append(worker)
         worker.await_line(WORKER_READY)
@@ -259,9 +251,3 @@ class FaultHouse(Stack):
                 )
             )
         return Story(jobs=tuple(jobs), left=(*self.leftovers(), *self.replay.left()))
-
-
-def halting(phase: Phase, **fields: Any) -> dict[str, Any]:
-    """A job of two steps that halts there."""
-    first = ticking(4.0 if phase is Phase.RUNNING else 0.4)
-    return job(first, ticking(0.4), metadata={HALT: phase}, **fields)

@@ -12,7 +12,8 @@ import httpx
 
 from tests.acceptance.conftest import load_image
 from tests.acceptance.processes import until
-from tests.faults.house import FaultHouse, job, ticking
+from tests.faults.house import FaultHouse
+from tests.faults.jobs import job, ticking
 
 AWAY_SECONDS = 180.0
 EXECUTORS = ("docker", "sandbox")

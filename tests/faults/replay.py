@@ -25,10 +25,10 @@ TICK = re.compile(r"tick (\d+\.\d+)")
 
 
 class Replay:
-    """A connection of its own to a NATS server."""
+    """A connection of its own to a NATS server, with the installation's ack wait."""
 
-    def __init__(self, url: str) -> None:
-        settings = NatsSettings(url=url)
+    def __init__(self, url: str, ack_wait: float) -> None:
+        settings = NatsSettings(url=url, ack_wait=ack_wait)
         self._connection = settings.connect()
         self._store = JobStore(self._connection, max_age=settings.record_max_age)
         self._callbacks = open_callbacks(settings, self._connection)

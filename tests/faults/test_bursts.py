@@ -5,7 +5,8 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 
 from tests.acceptance.processes import until
-from tests.faults.house import FaultHouse, job
+from tests.faults.house import FaultHouse
+from tests.faults.jobs import job
 
 BURST = 40
 

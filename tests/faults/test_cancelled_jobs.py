@@ -6,7 +6,8 @@ from time import monotonic
 
 from tests.acceptance.processes import until
 from tests.executors.trickle import trickling_registry
-from tests.faults.house import FaultHouse, job, ticking
+from tests.faults.house import FaultHouse
+from tests.faults.jobs import job, ticking
 
 GONE_SECONDS = 10.0
 """The promise is two; machines are shared."""

@@ -1,4 +1,4 @@
-"""The disk is full: of the executor, or of NATS. Nothing is lost, and freeing it is enough."""
+"""The disk is full: of the executor, or of NATS. Nothing is lost, and all goes on with room."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from tests.acceptance.conftest import EXECUTORS, load_image, need_sandbox, open_
 from tests.acceptance.processes import until
 from tests.executors.disks import fill, small_disk
 from tests.executors.engines import own_engine
-from tests.faults.house import FaultHouse, job, ticking
+from tests.faults.house import FaultHouse
+from tests.faults.jobs import job, ticking
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 

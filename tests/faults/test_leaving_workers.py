@@ -6,7 +6,8 @@ import time
 
 from brokers.records import JobRecord
 from tests.acceptance.processes import until
-from tests.faults.house import FaultHouse, job, ticking
+from tests.faults.house import FaultHouse
+from tests.faults.jobs import job, ticking
 
 DEAF = 'trap "" TERM INT; '
 """A step that does not listen to signals."""
@@ -20,9 +21,9 @@ def assert_uncounted(record: JobRecord) -> None:
 def test_a_leaving_worker_finishes_within_its_grace_and_hands_back_the_rest(
     stack: FaultHouse,
 ) -> None:
-    worker = stack.worker(concurrency=2, HADES_SHUTDOWN_TIMEOUT="4")
+    worker = stack.worker(concurrency=2, HADES_SHUTDOWN_TIMEOUT="3")
     short = stack.post(job(ticking(1.0), **stack.calling()))
-    long = stack.post(job(DEAF + ticking(9.0), **stack.calling()))
+    long = stack.post(job(DEAF + ticking(7.0), **stack.calling()))
     stack.await_output(long, "ready")
 
     worker.terminate()

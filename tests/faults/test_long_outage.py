@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.acceptance.processes import until
-from tests.faults.house import job
+from tests.faults.jobs import job
 from tests.faults.long_outage import LongOutage
 
 pytestmark = [pytest.mark.slow, pytest.mark.docker, pytest.mark.sandbox, pytest.mark.timeout(400)]

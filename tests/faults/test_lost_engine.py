@@ -10,7 +10,9 @@ import pytest
 from tests.acceptance.conftest import open_directory
 from tests.acceptance.processes import Process, until
 from tests.executors.engines import OwnEngine, own_engine
-from tests.faults.house import FaultHouse, job, ticking
+from tests.faults.conftest import checked
+from tests.faults.house import FaultHouse
+from tests.faults.jobs import job, ticking
 
 pytestmark = [
     pytest.mark.docker,
@@ -35,10 +37,7 @@ def house(engine_of_our_own: OwnEngine) -> Iterator[FaultHouse]:
 
 @pytest.fixture
 def stack(house: FaultHouse) -> Iterator[FaultHouse]:
-    house.recent(forget=True)
-    yield house
-    house.check()
-    house.stop_workers()
+    yield from checked(house)
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 
 from tests.acceptance.processes import until
-from tests.faults.house import FaultHouse, job, ticking
+from tests.faults.house import FaultHouse
+from tests.faults.jobs import job, ticking
 
 STANDSTILL_SECONDS = 10.0
 
@@ -60,20 +61,20 @@ def test_nats_that_stands_still_longer_than_the_ack_wait_runs_none_of_them_twice
     assert_once(stack, jobs)
 
 
-def test_a_submission_while_nats_is_away_is_refused_or_done(stack: FaultHouse) -> None:
+def test_a_submission_while_nats_is_away_is_refused_or_done(office: FaultHouse) -> None:
     """Whatever is answered is so: the checker finds the job that was refused and ran."""
-    stack.worker(concurrency=2)
-    stack.finish(stack.post(job("true")))
-    os.kill(stack.nats.pid, signal.SIGSTOP)
+    office.worker(concurrency=2)
+    office.finish(office.post(job("true")))
+    os.kill(office.nats.pid, signal.SIGSTOP)
     try:
         with ThreadPoolExecutor() as pool:
-            bodies = [job(ticking(0.2)) for _ in range(2)]
-            refused = list(pool.map(stack.ask, bodies, ("/v1/jobs", "/build")))
+            bodies = [job("sleep 0.2") for _ in range(2)]
+            refused = list(pool.map(office.ask, bodies, ("/v1/jobs", "/build")))
     finally:
-        os.kill(stack.nats.pid, signal.SIGCONT)
+        os.kill(office.nats.pid, signal.SIGCONT)
 
     assert [answer is not None and answer.status_code for answer in refused] == [503, 500]
-    assert_once(stack, (stack.post(job(ticking(0.2), **stack.calling())),))
+    assert_once(office, (office.post(job("sleep 0.2", **office.calling())),))
 
 
 def is_ready(house: FaultHouse) -> bool:

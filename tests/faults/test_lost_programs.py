@@ -11,7 +11,8 @@ import pytest
 
 from tests.acceptance.processes import until
 from tests.faults.halting_api import Point
-from tests.faults.house import FaultHouse, job
+from tests.faults.house import FaultHouse
+from tests.faults.jobs import job
 from tests.faults.phases import HALT
 
 
@@ -22,13 +23,16 @@ def mortal(office: FaultHouse) -> Iterator[FaultHouse]:
     office.gate.shut()
     office.start_halting_api()
     yield office
-    if not office.api.alive:
-        office.start_api()
+    if office.api.alive:
+        office.api.kill()
+    office.start_api()
 
 
-def asking(point: Point) -> dict[str, Any]:
-    """A job with whose submission the API comes so far."""
-    return job("echo ready", metadata={HALT: point, "WHO": str(uuid4())})
+def asking(house: FaultHouse, point: Point) -> dict[str, Any]:
+    """A job with whose submission the API comes so far; the API takes it alone, as it has
+    callbacks."""
+    metadata = {HALT: point, "WHO": str(uuid4())}
+    return job("echo ready", metadata=metadata, **house.calling())
 
 
 def post_until_accepted(house: FaultHouse, body: dict[str, Any]) -> str:
@@ -47,8 +51,8 @@ def post_until_accepted(house: FaultHouse, body: dict[str, Any]) -> str:
 
 def test_a_submission_whose_api_dies_can_be_sent_again_and_runs_once(mortal: FaultHouse) -> None:
     """One with a key. One without is nobody's any more, and runs once or never."""
-    with_key = [asking(point) for point in Point]
-    without = [asking(point) for point in Point]
+    with_key = [asking(mortal, point) for point in Point]
+    without = [asking(mortal, point) for point in Point]
     mortal.worker(concurrency=2)
     with ThreadPoolExecutor(len(with_key) + len(without)) as pool:
         for body in with_key:
@@ -59,7 +63,6 @@ def test_a_submission_whose_api_dies_can_be_sent_again_and_runs_once(mortal: Fau
             point, who = body["metadata"][HALT], body["metadata"]["WHO"]
             mortal.journal.await_record(point, by=lambda record, who=who: record.worker == who)
         mortal.api.kill()
-    mortal.gate.open()
     mortal.start_api()
 
     job_ids = [post_until_accepted(mortal, body) for body in with_key]

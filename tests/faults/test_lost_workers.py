@@ -12,7 +12,8 @@ import pytest
 
 from brokers.records import JobRecord
 from tests.acceptance.processes import Process, until
-from tests.faults.house import FaultHouse, halting, job, ticking
+from tests.faults.house import FaultHouse
+from tests.faults.jobs import halting, job, ticking
 from tests.faults.phases import CLAIMED_ONCE, Phase
 
 
