@@ -213,11 +213,14 @@ class JobQueue:
         """
         if record is None:
             return
-        runs = bool(record.started_at) and self.broker.contains(record.queue_seq)
+        runs = bool(record.started_at) and self._may_have_message(record)
         self._events.ended(record, log_complete=not runs)
         self._payloads.forget(record)
         if record.queue_seq and not runs:
             self.broker.remove(record.queue_seq)
+
+    def _may_have_message(self, record: JobRecord) -> bool:
+        return record.queue_seq == 0 or self.broker.contains(record.queue_seq)
 
     def without_secrets(self, job: Job) -> dict[str, Any]:
         """What may be shown of it, in plain JSON types."""

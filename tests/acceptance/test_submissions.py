@@ -14,7 +14,7 @@ from tests.acceptance.stack import Stack
 STEP = {"image": "alpine:latest", "script": "true"}
 GOOD = {"name": "job", "steps": [STEP]}
 BIG = "x" * (128 * 1024)
-HUGE = "x" * 2**20
+HUGE = "x" * 9 * 1024 * 1024
 
 
 def step(**fields: Any) -> dict[str, Any]:
