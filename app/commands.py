@@ -52,7 +52,7 @@ def api_command(settings: CliSettings) -> Command:
 
 
 def logs_command(settings: CliSettings) -> Command:
-    """The log manager on all addresses; one process, as it keeps its book in memory."""
+    """The log manager on all addresses; one process: what it serves lies in NATS."""
     return web_command(LOGS_APP, bind=f"0.0.0.0:{settings.logs_port}", processes=1, threads=64)
 
 

@@ -14,6 +14,7 @@ from brokers.nats.connection import NatsConnection
 from brokers.nats.errors import RevisionConflict
 from brokers.records import JobRecord, StepRecord, utc_now
 from brokers.transitions import HandBack
+from executors.errors import AttemptLost
 from executors.job import Job, JobState
 
 FOREVER = math.inf
@@ -194,12 +195,11 @@ class JobStore:
 
     def is_current(self, lease: Lease) -> bool:
         """Whether the lease still holds."""
-        record = self.get(lease.job_id)
-        return (
-            record is not None
-            and record.state is JobState.RUNNING
-            and record.attempt == lease.attempt
-        )
+        try:
+            transitions.current(self.get(lease.job_id), lease.attempt)
+        except AttemptLost:
+            return False
+        return True
 
     def confirm(self, lease: Lease) -> None:
         """Before something is done that cannot be undone. Raises AttemptLost unless it still holds.

@@ -99,7 +99,6 @@ class Worker:
             describe=lambda job: JobRecord.of(job, redactor.job(job)["metadata"]),
         )
         self.broker = open_broker(nats, self.connection, middleware=[], **options)
-        self.guard = Guard(self.broker, executor, told=self._tell)
         self.drain = Drain(self.attempts, grace=settings.grace)
         self.presence = Presence(
             WorkerRegistry(self.connection),
@@ -109,7 +108,8 @@ class Worker:
             situation=self._situation,
             busy=self.attempts.__len__,
         )
-        self.attempts.changed = self._tell
+        self.guard = Guard(self.broker, executor, told=self.presence.tell)
+        self.attempts.changed = self.presence.tell
 
     def declare(self, *, pull_timeout: float) -> None:
         """The actor, and what happens around it. Raises ConnectionFailed."""
@@ -158,6 +158,3 @@ class Worker:
             return WorkerState.DRAINING, ""
         reason = self.guard.reason
         return (WorkerState.PAUSED if reason else WorkerState.RUNNING), reason
-
-    def _tell(self) -> None:
-        self.presence.tell()
